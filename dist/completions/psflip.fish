@@ -43,6 +43,7 @@ complete -c psflip -n "__fish_psflip_needs_command" -f -a "resume" -d 'Let held 
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "watch" -d 'Give a program that replaces its own main process a stable parent, whose PID does not change'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "migrate" -d 'Translate a configuration of the Go version, or how start_server and others start a service'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l watch -d 'Upgrade when these files change, or files in these directories: for development. Ignored are .git, target, node_modules and what .gitignore names' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand run" -s c -l config -d 'The configuration file (TOML) [default: psflip.toml]' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l listen -d 'Open this socket once, for every generation to inherit: tcp://0.0.0.0:8080, unix:///run/app.sock, unixgram:///run/log.sock; keys are those of [[listen]], such as as=stdin or mode=0660' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l proxy -d 'Accept connections here and forward them to the child, which gets a free port as PORT: http://0.0.0.0:8080, http://:8080 (all addresses), tcp://127.0.0.1:5432, fastcgi://127.0.0.1:9000, http+unix:///run/app.sock; keys are those of [[proxy]], such as drain=10s or forward=ADDR' -r -f

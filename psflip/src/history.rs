@@ -215,13 +215,20 @@ pub fn over_control_socket(client: &str) -> String {
     format!("{client}{OVER_CONTROL_SOCKET}")
 }
 
-/// How an upgrade that `[recycle]` requested begins in [`Record::by`].
+/// How upgrades that psflip requested itself begin in [`Record::by`].
 const RECYCLE: &str = "recycle: ";
+const CHANGED: &str = "watch: ";
 
 /// [`Record::by`] for an upgrade that `[recycle]` requested for this reason.
 #[must_use]
 pub fn recycle(reason: &str) -> String {
     format!("{RECYCLE}{reason}")
+}
+
+/// [`Record::by`] for an upgrade that was requested because these files have changed.
+#[must_use]
+pub fn changed(files: &str) -> String {
+    format!("{CHANGED}{files}")
 }
 
 /// A phrase of [`Record::by`]: `requested over the control socket by pid 12 (root)`, or
@@ -230,7 +237,9 @@ pub fn recycle(reason: &str) -> String {
 pub fn requested(by: &str) -> String {
     match by.strip_suffix(OVER_CONTROL_SOCKET) {
         Some(client) => format!("requested{OVER_CONTROL_SOCKET} by {client}"),
-        None if by.starts_with(RECYCLE) => format!("requested by psflip itself ({by})"),
+        None if by.starts_with(RECYCLE) || by.starts_with(CHANGED) => {
+            format!("requested by psflip itself ({by})")
+        }
         None => format!("requested by {by}"),
     }
 }

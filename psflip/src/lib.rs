@@ -1,9 +1,10 @@
 //! psflip, a zero-downtime process flipper: the supervisor as a library, for its binary and its tests.
 //!
 //! Imports point one way: `cli` -> {`runtime`, `anchor`, `watch`, `migrate`} -> {`flip`, `handover`,
-//! `health`, `traffic`, `proxy`, `control`, `manager`} -> `process` -> `sys`. `cli` reads `config`, and
-//! passes it on as a value ([`config::Plan`]). `flip` imports nothing of these, so every room may import it.
-//! `docs/architecture.md` describes the modules, the reasons for this structure, and its exceptions.
+//! `health`, `traffic`, `proxy`, `control`, `manager`, `changes`} -> `process` -> `sys`. `cli` reads
+//! `config`, and passes it on as a value ([`config::Plan`]). `flip` imports nothing of these, so every room
+//! may import it. `docs/architecture.md` describes the modules, the reasons for this structure, and its
+//! exceptions.
 //!
 //! The crate has one function for its binary, [`main`], and [`testing`] for tests and tools. In all other
 //! modules, `pub` means: for the other modules of this crate. So `unreachable_pub` has nothing to say here;
@@ -11,6 +12,7 @@
 #![expect(unreachable_pub, reason = "the modules are private, and `pub` in them means: for this crate")]
 
 mod anchor;
+mod changes;
 mod cli;
 mod config;
 mod control;

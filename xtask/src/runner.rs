@@ -31,6 +31,7 @@ const NOT_SHAKEN: &str =
 pub(crate) const ONE_A_ROOM: &[&str] = &[
     "anchor::the_anchor_exits_as_its_only_generation_exited",
     "bake::rolled_back::a_failing_health_check_in_the_bake_loses_no_request",
+    "changes::a_change_of_files_upgrades_and_a_broken_version_changes_nothing",
     "check::sound_settings_cause_no_warning",
     "child::inherited::no_descriptor_of_psflips_own_reaches_the_child_in_any_generation",
     "configuration::all_errors_of_a_file_are_reported_at_once",

@@ -30,13 +30,13 @@ pub(super) fn read(line: impl Iterator<Item = OsString>) -> Option<run::Args> {
                 }
                 let mut flags = config::Flags::default();
                 flags.command(&command);
-                return Some(run::Args { source: Source::Flags(flags), anchor });
+                return Some(run::Args { source: Source::Flags(flags), anchor, watch: Vec::new() });
             }
             _ => return None,
         }
     }
     let file = file.map_or_else(|| DEFAULT_CONFIG.into(), PathBuf::from);
-    Some(run::Args { source: Source::File(file), anchor })
+    Some(run::Args { source: Source::File(file), anchor, watch: Vec::new() })
 }
 
 /// Whether this word can only be a value.
@@ -58,7 +58,7 @@ mod tests {
         match Cli::try_parse_from(line).ok()? {
             Cli { command: Some(Command::Run(args)), .. } => Some(args),
             Cli { command: None, config, anchor } => {
-                Some(run::Args { source: Source::File(config.config), anchor })
+                Some(run::Args { source: Source::File(config.config), anchor, watch: Vec::new() })
             }
             _ => None,
         }

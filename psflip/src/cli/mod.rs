@@ -153,8 +153,8 @@ pub fn command() -> clap::Command {
 }
 
 fn run_command() -> ExitStatus {
-    if let Some(run::Args { source, anchor }) = fast_path::read(std::env::args_os()) {
-        return run::run(&source, anchor);
+    if let Some(args) = fast_path::read(std::env::args_os()) {
+        return run::run(&args);
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -169,7 +169,7 @@ fn run_command() -> ExitStatus {
     match cli.command {
         Some(Command::Check(args)) => check::check(&args),
         Some(Command::Migrate(arguments)) => migrate::migrate(&arguments),
-        Some(Command::Run(run::Args { source, anchor })) => run::run(&source, anchor),
+        Some(Command::Run(args)) => run::run(&args),
         Some(Command::Upgrade(upgrade)) => upgrade.run(),
         Some(Command::Status(status)) => status.run(),
         Some(Command::List(list)) => list.run(),
@@ -180,7 +180,10 @@ fn run_command() -> ExitStatus {
         Some(Command::Hold(hold)) => hold.run(),
         Some(Command::Resume(resume)) => resume.run(),
         Some(Command::Watch(args)) => watch::watch(args),
-        None => run::run(&Source::File(cli.config.config), cli.anchor),
+        None => {
+            let source = Source::File(cli.config.config);
+            run::run(&run::Args { source, anchor: cli.anchor, watch: Vec::new() })
+        }
     }
 }
 
@@ -208,7 +211,7 @@ fn hint(error: &clap::Error) -> Option<String> {
                     "To run a command without a file: `psflip run -- {given} ...`; with a file, write it there: `cmd = [\"{given}\", ...]`"
                 ));
             }
-            let flag = flags::is_flag(given);
+            let flag = flags::is_flag(given) || given == "--watch";
             flag.then(|| {
                 format!("It goes after `run`, and a command after it: `psflip run {given} ... -- ./server`")
             })

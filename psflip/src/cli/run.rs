@@ -1,5 +1,6 @@
 //! `psflip run`: one generation, first or successor.
 
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use super::anchor_args::AnchorArgs;
@@ -8,6 +9,7 @@ use super::flags::Source;
 use super::{complain, document, no_configuration, upstreams_file};
 use crate::anchor::AnchorLink;
 use crate::anchor::{self, Choice, ProcessKind};
+use crate::changes::Changes;
 use crate::config::{Generation, Plan, Slot};
 use crate::exit;
 use crate::exit_status::ExitStatus;
@@ -50,6 +52,10 @@ pub(super) struct Args {
     pub(super) source: Source,
     #[command(flatten)]
     pub(super) anchor: AnchorArgs,
+    /// Upgrade when these files change, or files in these directories: for development. Ignored are .git,
+    /// target, node_modules and what .gitignore names
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    pub(super) watch: Vec<PathBuf>,
 }
 
 /// Why a generation can't start.
@@ -68,7 +74,7 @@ impl Refusal {
 }
 
 /// Runs a generation, or an anchor, until its exit.
-pub(super) fn run(source: &Source, anchor: AnchorArgs) -> ExitStatus {
+pub(super) fn run(Args { source, anchor, watch }: &Args) -> ExitStatus {
     let sees_processes = tree::look_at_proc(); // before the anchor is created, which needs it, too
     let origin = Invocation::of_this_process();
     let (link, hello, mut inheritance) = match origin.handover.as_deref().map(predecessor::meet).transpose() {
@@ -111,10 +117,12 @@ pub(super) fn run(source: &Source, anchor: AnchorArgs) -> ExitStatus {
         },
         warnings: Vec::new(),
     };
-    let plan = match prepare(source, &identity, hello.as_ref()) {
-        Ok((plan, warnings)) => {
+    let prepared = prepare(source, &identity, hello.as_ref());
+    let prepared = prepared.and_then(|(plan, warnings)| Ok((watched(watch, &plan)?, plan, warnings)));
+    let (changes, plan) = match prepared {
+        Ok((changes, plan, warnings)) => {
             identity.warnings = warnings;
-            plan
+            (changes, plan)
         }
         Err(refusal) => {
             if link.is_none() {
@@ -141,13 +149,25 @@ pub(super) fn run(source: &Source, anchor: AnchorArgs) -> ExitStatus {
         let generation = generation.saturating_sub(1);
         Predecessor { link, generation, pid, pidfile, bakes, exclusive, progress: None }
     });
-    match runtime::live(plan, identity, predecessor, anchor, inheritance) {
+    match runtime::live(plan, identity, predecessor, anchor, inheritance, changes) {
         Ok(outcome) => exit::exit_status_for(outcome),
         Err(error) => {
             tracing::error!(%error, "psflip can't go on");
             ExitStatus::Exited(exit::FAILURE)
         }
     }
+}
+
+/// Watches the files of `--watch`, before the child reads them.
+fn watched(paths: &[PathBuf], plan: &Plan) -> Result<Option<Box<Changes>>, Refusal> {
+    if paths.is_empty() {
+        return Ok(None);
+    }
+    let own = plan.pidfile.iter().cloned();
+    let own = own.chain(plan.control.path(plan.pidfile.as_deref()));
+    let own = own.chain(plan.switch.iter().map(|link| link.path.clone()));
+    let changes = Changes::watch(paths, own).map_err(Refusal::failure)?;
+    Ok(Some(Box::new(changes)))
 }
 
 /// Logs whether there is an anchor, and why. A choice of the command line is logged as debug only.

@@ -99,6 +99,10 @@ impl Runtime {
                 self.look_after_files();
                 Ok(())
             }
+            Token::Changes => {
+                self.on_changes();
+                Ok(())
+            }
             Token::Signals => self.read_signals(),
             Token::Timers => {
                 for key in self.wait.timers.take_due() {
@@ -119,6 +123,7 @@ impl Runtime {
                         Key::Relay => self.on_relay_timer(),
                         Key::Recycle => self.has_aged(),
                         Key::Memory => self.look_at_memory(),
+                        Key::Changes => self.changes_settled(),
                         Key::Keeper => self.child_is_gone()?,
                         Key::Sweep => self.sweep(),
                         Key::Hook(hook) => {

@@ -2,6 +2,7 @@
 //! (`perform.rs`). One thread, one place to wait, no decisions here.
 
 mod anchor_client;
+mod changes;
 mod child;
 mod collect;
 mod descendants;
@@ -27,6 +28,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use crate::anchor::AnchorLink;
+use crate::changes::Changes;
 use crate::config::{Orphans, Plan, Slot};
 use crate::flip::{DrainStep, Effect, Event, OldGenerations, Outcome, Role, Timer};
 use crate::handover::predecessor::{self, Inheritance, PredecessorLink};
@@ -128,11 +130,12 @@ struct Runtime {
     operators: Operators,
     reasons: Reasons,
     recycle: Recycle,
+    changes: Option<Box<Changes>>,
     job_control: JobControl,
 }
 
 /// Runs one generation until it exits, and returns the outcome. `inheritance`: what the predecessor handed
-/// over.
+/// over. `changes`: the files that request an upgrade when they change.
 ///
 /// # Errors
 /// EMFILE, ENFILE, ENOMEM: the loop's own descriptors could not be created, and nothing was started. A later
@@ -144,6 +147,7 @@ pub fn live(
     predecessor: Option<Predecessor>,
     anchor: Option<AnchorLink>,
     mut inheritance: Inheritance,
+    changes: Option<Box<Changes>>,
 ) -> io::Result<Outcome> {
     memory::reserve_stack(); // there is no child yet that a failure here would take down
     let older = std::mem::take(&mut inheritance.older);
@@ -159,7 +163,8 @@ pub fn live(
             return Err(error);
         }
     };
-    let (runtime, effects) = Runtime::new(plan, identity, handover, anchor, inheritance, wait, reaper);
+    let (mut runtime, effects) = Runtime::new(plan, identity, handover, anchor, inheritance, wait, reaper);
+    runtime.watch_changes(changes);
     runtime.live(effects)
 }
 
@@ -212,6 +217,7 @@ impl Runtime {
             operators: Operators::new(control, log),
             reasons: Reasons::default(),
             recycle: Recycle::default(),
+            changes: None,
             job_control: JobControl::new(job),
         };
         (runtime, effects)

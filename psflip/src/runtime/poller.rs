@@ -57,13 +57,15 @@ pub(super) enum Token {
     Control,
     /// Pidfile and control socket.
     Files,
+    /// The files that request an upgrade when they change.
+    Changes,
     /// Signals.
     Signals,
     /// The timers.
     Timers,
 }
 
-const TOKENS: [Token; 25] = [
+const TOKENS: [Token; 26] = [
     Token::Anchor,
     Token::FormerParent,
     Token::Descendants,
@@ -87,6 +89,7 @@ const TOKENS: [Token; 25] = [
     Token::Managers,
     Token::Control,
     Token::Files,
+    Token::Changes,
     Token::Signals,
     Token::Timers,
 ];

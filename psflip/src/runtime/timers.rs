@@ -38,6 +38,8 @@ pub(super) enum Key {
     Recycle,
     /// The next look at the memory of the child's tree.
     Memory,
+    /// The watched files have been left alone for a moment.
+    Changes,
     /// The keeper is late to report the exit of its child.
     Keeper,
     /// The next step of killing what a lost keeper left.

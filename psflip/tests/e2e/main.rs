@@ -4,6 +4,7 @@
 
 mod anchor;
 mod bake;
+mod changes;
 mod check;
 mod child;
 mod configuration;

@@ -19,7 +19,8 @@ fn text(name: &str) -> String {
 
 /// The highest allowed score of `systemd-analyze security`, from 0 (restricted) to 10 (unrestricted), as
 /// docs/systemd.md states it.
-const SCORES: &[(&str, f64)] = &[("app.service", 9.2), ("psflip@.service", 1.4)];
+const SCORES: &[(&str, f64)] =
+    &[("app.service", 9.2), ("psflip@.service", 1.4), ("psflip-upgrade@.service", 4.5)];
 
 #[test]
 fn systemd_analyze_accepts_the_units() {
@@ -105,4 +106,35 @@ fn the_plain_unit_runs() {
     let Some(rig) = Rig::installed("plain.service", "/run/app", "/etc/app/psflip.toml") else { return };
     rig.machine.unit("plain.service", text("app.service"));
     runs(&rig);
+}
+
+#[test]
+fn the_path_unit_upgrades_after_each_deployment() {
+    // Contract: U4, U7
+    let Some(rig) = Rig::installed("psflip@app.service", "/run/psflip/app", "/etc/psflip/app.toml") else {
+        return;
+    };
+    for name in ["psflip@.service", "psflip-upgrade@.path", "psflip-upgrade@.service"] {
+        rig.machine.unit(name, text(name));
+    }
+    let run = |line: &str| {
+        let ran = rig.machine.run(["sh", "-ec", line]);
+        assert!(ran.status.success(), "{line}: {ran:?}");
+    };
+    run("mount -t tmpfs srv /srv && mkdir /srv/app"); // the machine shares the host's files
+    let first = rig.start();
+    let path = "psflip-upgrade@app.path";
+    rig.machine.systemctl(["start", path]).unwrap();
+    rig.machine.wait_property(path, "SubState", "waiting");
+    run("echo 2 > /srv/app/RELEASE");
+    let second = rig.wait_flipped(first);
+    rig.machine.wait_property(path, "SubState", "waiting");
+    rig.configure_well(); // by rename
+    let third = rig.wait_flipped(second);
+    rig.machine.wait_property(path, "SubState", "waiting");
+    rig.configure(&["/usr/bin/crash-on-init", "--code", "3"], SERVING);
+    rig.machine.wait_journal("psflip@app.service", "upgrade failed; the old child keeps running");
+    assert_eq!(rig.wait_main(), third);
+    rig.machine.systemctl(["stop", path]).unwrap();
+    rig.stop_well();
 }

@@ -24,6 +24,7 @@ impl Runtime {
         // that client exits.
         self.notify_operators(notice);
         self.notice_for_recycling(notice);
+        self.notice_for_changes(notice);
     }
 
     /// Writes the notice to the log.
