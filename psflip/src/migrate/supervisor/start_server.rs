@@ -174,10 +174,11 @@ fn stopping(out: &mut Output, given: &[Given]) -> Result<(), Wrong> {
         out.text("[shutdown]", "signal", name);
     }
     out.explain(
-        "start_server waits for old workers without a limit; psflip kills those that still run then. Longer than \
-         your longest request is right.",
+        "start_server lets any number of old workers finish; if more than this drain, psflip kills the oldest.",
     );
-    out.text("[shutdown]", "timeout", "1m");
+    out.bare("[upgrade]", "draining", 7);
+    out.explain("start_server waits for them without a limit; psflip kills those that still run then.");
+    out.text("[shutdown]", "timeout", "1h");
     let on_term = last("signal-on-term").map(|option| signal(out, option)).transpose()?;
     let on_term = on_term.unwrap_or_else(|| "SIGTERM".to_owned());
     if on_term != "SIGTERM" {
