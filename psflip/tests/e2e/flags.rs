@@ -192,6 +192,8 @@ fn check_prints_the_configuration_that_flags_make() {
         "--quiet",
         "--listen",
         "tcp://[::1]:0,name=n,as=stdin,as=einhorn,backlog=9,reuseport,v6only=true,nodelay,nonblock=false",
+        "--listen",
+        "udp://0.0.0.0:0,as=server_starter,fd=9,key=53",
         "--",
         "x",
         "-y",
@@ -241,6 +243,14 @@ reuseport = true
 v6only = true
 nodelay = true
 nonblock = false
+
+[[listen]]
+address = \"udp://0.0.0.0:0\"
+name = \"unknown\"
+as = [\"server_starter\"]
+fd = 9
+key = \"53\"
+reuseport = false
 
 [switch]
 symlink = { path = \"l\", to = \"t\" }
