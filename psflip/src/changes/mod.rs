@@ -28,7 +28,7 @@ use ignore::Ignored;
 const SETTLE: Duration = Duration::from_millis(200);
 
 /// Files that change all the time count after this time.
-const LONGEST_SETTLE: Duration = Duration::from_secs(5);
+const LONGEST_SETTLE: Duration = Duration::from_secs(10);
 
 /// How many directories and files are watched at most.
 const MOST_DIRECTORIES: usize = if cfg!(test) { 100 } else { 10_000 };
@@ -167,12 +167,17 @@ impl Changes {
         };
         let is_directory = event.mask.contains(AddWatchFlags::IN_ISDIR);
         let path = directory.path.join(name);
-        match &directory.only {
+        let is_root = match &directory.only {
             Some(only) if !only.contains(name) => return false,
-            Some(_) => return true,
+            Some(_) => true,
             None if self.ignored.contains(&path, is_directory) => return false,
-            None if is_directory => return true,
-            None => {}
+            None => false,
+        };
+        if is_directory && event.mask.intersects(AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO) {
+            self.watch_new(&path);
+        }
+        if is_directory || is_root {
+            return true;
         }
         if event.mask.intersects(AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM) {
             return self.files.contains_key(&path);
@@ -181,6 +186,14 @@ impl Changes {
         // A new file is empty at first, and counts when it is closed.
         let is_being_written = event.mask.contains(AddWatchFlags::IN_CREATE) && metadata.nlink() == 1;
         metadata.is_symlink() || metadata.is_file() && !is_being_written
+    }
+
+    /// Watches a new directory at once, with those in it by now: what follows in it is part of the same
+    /// change, of a branch switch for example.
+    fn watch_new(&mut self, directory: &Path) {
+        let mut found = Found::default();
+        let _ = self.walk_below(directory, &mut found); // the comparison reports the error
+        self.directories.extend(found.directories);
     }
 
     /// Which files have changed since the last call, sorted. One that has come and gone has not.

@@ -161,6 +161,22 @@ fn a_checkout_of_thousands_of_files_is_one_change() {
 }
 
 #[test]
+fn files_in_a_new_directory_prolong_the_wait() {
+    // Contract: R4
+    let mut work = Work::of(&["src"]);
+    fs::create_dir_all(work.path("src/x/y")).unwrap();
+    assert!(work.changes.on_ready().is_some());
+    for name in ["src/x/a.py", "src/x/y/b.py"] {
+        work.write(name, "x");
+        assert!(work.changes.on_ready().is_some(), "{name}");
+    }
+    fs::create_dir(work.path("src/x/y/z")).unwrap();
+    assert!(work.changes.on_ready().is_some());
+    work.write("src/x/y/z/c.py", "x");
+    work.assert_changed(&["src/x/a.py", "src/x/y/b.py", "src/x/y/z/c.py"]);
+}
+
+#[test]
 fn a_named_file_counts_alone_and_a_named_symlink_with_its_target() {
     // Contract: R4
     let mut work = Work::of(&["main.py"]);
