@@ -40,6 +40,7 @@ complete -c psflip -n "__fish_psflip_needs_command" -f -a "rollback" -d 'Give th
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "keep" -d 'End a bake: the new generation becomes the service'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "hold" -d 'Hold the proxy\'s connections: accept none, and let requests wait until `psflip resume`'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "resume" -d 'Let held connections go on'
+complete -c psflip -n "__fish_psflip_needs_command" -f -a "reopen" -d 'Open the log files of the child\'s output again, after a rotation'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "watch" -d 'Give a program that replaces its own main process a stable parent, whose PID does not change'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "migrate" -d 'Translate a configuration of the Go version, or how start_server and others start a service'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
@@ -107,6 +108,11 @@ complete -c psflip -n "__fish_psflip_using_subcommand run" -l hook-promoted -d '
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l hook-failed -d 'Run this line with `sh -c` after a failed upgrade' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l hook-rolled-back -d 'Run this line with `sh -c` after an upgrade that was rolled back from its bake' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l hook-timeout -d 'Time limit for each hook [default: 30s]' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l stdout -d 'Where the child\'s standard output goes: inherit, null, append:FILE or pipe:COMMAND [default: inherit]' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l stderr -d 'Where the child\'s standard error goes, as --stdout [default: inherit]' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l output-mode -d 'Permissions of a file that --stdout or --stderr creates: 0640' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l output-owner -d 'Owner of a file that --stdout or --stderr creates' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l output-group -d 'Group of a file that --stdout or --stderr creates' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l log-format -d 'Format of psflip\'s log: auto, text, json or journald [default: auto]' -r -f -a "auto\t''
 text\t''
 json\t''
@@ -116,6 +122,7 @@ warn\t''
 info\t''
 debug\t''
 trace\t''"
+complete -c psflip -n "__fish_psflip_using_subcommand run" -l log-file -d 'Append psflip\'s log to this file, which may be renamed at any time [default: standard error]' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l foreground -d 'Keep this process as the stable parent (the anchor) of all generations: its PID never changes. This is the default unless systemd started psflip and set NOTIFY_SOCKET'
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l no-anchor -d 'Run without an anchor: every upgrade changes the PID of the service. For supervisors that follow the PID in the pidfile or MAINPID='
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l no-control-socket -d 'Create no control socket'
@@ -186,6 +193,11 @@ complete -c psflip -n "__fish_psflip_using_subcommand check" -l hook-promoted -d
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l hook-failed -d 'Run this line with `sh -c` after a failed upgrade' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l hook-rolled-back -d 'Run this line with `sh -c` after an upgrade that was rolled back from its bake' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l hook-timeout -d 'Time limit for each hook [default: 30s]' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l stdout -d 'Where the child\'s standard output goes: inherit, null, append:FILE or pipe:COMMAND [default: inherit]' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l stderr -d 'Where the child\'s standard error goes, as --stdout [default: inherit]' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l output-mode -d 'Permissions of a file that --stdout or --stderr creates: 0640' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l output-owner -d 'Owner of a file that --stdout or --stderr creates' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l output-group -d 'Group of a file that --stdout or --stderr creates' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l log-format -d 'Format of psflip\'s log: auto, text, json or journald [default: auto]' -r -f -a "auto\t''
 text\t''
 json\t''
@@ -195,6 +207,7 @@ warn\t''
 info\t''
 debug\t''
 trace\t''"
+complete -c psflip -n "__fish_psflip_using_subcommand check" -l log-file -d 'Append psflip\'s log to this file, which may be renamed at any time [default: standard error]' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l foreground -d 'Keep this process as the stable parent (the anchor) of all generations: its PID never changes. This is the default unless systemd started psflip and set NOTIFY_SOCKET'
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l no-anchor -d 'Run without an anchor: every upgrade changes the PID of the service. For supervisors that follow the PID in the pidfile or MAINPID='
 complete -c psflip -n "__fish_psflip_using_subcommand check" -l strict -d 'Exit with status 1 if there is a warning'
@@ -260,6 +273,11 @@ complete -c psflip -n "__fish_psflip_using_subcommand resume" -l socket -d 'The 
 complete -c psflip -n "__fish_psflip_using_subcommand resume" -l timeout -d 'Stop waiting for an answer after this time' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand resume" -l json -d 'Print the answer as one JSON object (see docs/control.md)'
 complete -c psflip -n "__fish_psflip_using_subcommand resume" -s h -l help -d 'Print help'
+complete -c psflip -n "__fish_psflip_using_subcommand reopen" -s c -l config -d 'The configuration that the service was started with: it says where the control socket is' -r -F
+complete -c psflip -n "__fish_psflip_using_subcommand reopen" -l socket -d 'The path of the control socket, instead of a configuration' -r -F
+complete -c psflip -n "__fish_psflip_using_subcommand reopen" -l timeout -d 'Stop waiting after this time' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand reopen" -l json -d 'Print the results as JSON, one object per line (see docs/control.md)'
+complete -c psflip -n "__fish_psflip_using_subcommand reopen" -s h -l help -d 'Print help'
 complete -c psflip -n "__fish_psflip_using_subcommand watch" -l pidfile -d 'The file to which the service writes its pid' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand watch" -l patience -d 'When the service exits: wait this long for another process to become the service, if FILE still exists or an earlier service process still runs' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand watch" -l grace -d 'When the service has stopped: wait this long for leftover processes of COMMAND to exit, then kill them' -r -f
@@ -281,20 +299,21 @@ complete -c psflip -n "__fish_psflip_using_subcommand migrate; and __fish_seen_s
 complete -c psflip -n "__fish_psflip_using_subcommand migrate; and __fish_seen_subcommand_from supervisord" -s h -l help -d 'Print help'
 complete -c psflip -n "__fish_psflip_using_subcommand migrate; and __fish_seen_subcommand_from runit" -s h -l help -d 'Print help'
 complete -c psflip -n "__fish_psflip_using_subcommand migrate; and __fish_seen_subcommand_from procfile" -s h -l help -d 'Print help'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume watch migrate help" -f -a "run" -d 'Start a service and upgrade it on request (the default)'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume watch migrate help" -f -a "check" -d 'Check a configuration and start nothing: print it with all defaults, or every error in it'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume watch migrate help" -f -a "upgrade" -d 'Upgrade a running service, and wait for the result'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume watch migrate help" -f -a "status" -d 'Show the state of a running service and its recent upgrades'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume watch migrate help" -f -a "list" -d 'List all services on this host that this user may ask'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume watch migrate help" -f -a "metrics" -d 'Print the state of a service, or of all, as metrics for Prometheus'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume watch migrate help" -f -a "stop" -d 'Stop a running service, and wait until it has exited'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume watch migrate help" -f -a "rollback" -d 'Give the traffic back to the old generation while the new one bakes, and wait until that is done'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume watch migrate help" -f -a "keep" -d 'End a bake: the new generation becomes the service'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume watch migrate help" -f -a "hold" -d 'Hold the proxy\'s connections: accept none, and let requests wait until `psflip resume`'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume watch migrate help" -f -a "resume" -d 'Let held connections go on'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume watch migrate help" -f -a "watch" -d 'Give a program that replaces its own main process a stable parent, whose PID does not change'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume watch migrate help" -f -a "migrate" -d 'Translate a configuration of the Go version, or how start_server and others start a service'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume watch migrate help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate help" -f -a "run" -d 'Start a service and upgrade it on request (the default)'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate help" -f -a "check" -d 'Check a configuration and start nothing: print it with all defaults, or every error in it'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate help" -f -a "upgrade" -d 'Upgrade a running service, and wait for the result'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate help" -f -a "status" -d 'Show the state of a running service and its recent upgrades'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate help" -f -a "list" -d 'List all services on this host that this user may ask'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate help" -f -a "metrics" -d 'Print the state of a service, or of all, as metrics for Prometheus'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate help" -f -a "stop" -d 'Stop a running service, and wait until it has exited'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate help" -f -a "rollback" -d 'Give the traffic back to the old generation while the new one bakes, and wait until that is done'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate help" -f -a "keep" -d 'End a bake: the new generation becomes the service'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate help" -f -a "hold" -d 'Hold the proxy\'s connections: accept none, and let requests wait until `psflip resume`'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate help" -f -a "resume" -d 'Let held connections go on'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate help" -f -a "reopen" -d 'Open the log files of the child\'s output again, after a rotation'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate help" -f -a "watch" -d 'Give a program that replaces its own main process a stable parent, whose PID does not change'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate help" -f -a "migrate" -d 'Translate a configuration of the Go version, or how start_server and others start a service'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c psflip -n "__fish_psflip_using_subcommand help; and __fish_seen_subcommand_from migrate" -f -a "start_server" -d 'Translate a command line of start_server (Perl\'s Server::Starter)'
 complete -c psflip -n "__fish_psflip_using_subcommand help; and __fish_seen_subcommand_from migrate" -f -a "spawn-fcgi" -d 'Translate a command line of spawn-fcgi'
 complete -c psflip -n "__fish_psflip_using_subcommand help; and __fish_seen_subcommand_from migrate" -f -a "supervisord" -d 'Translate a program of a configuration of supervisord'
@@ -321,7 +340,8 @@ complete -c psflip -n "__fish_psflip_using_subcommand rollback" -f
 complete -c psflip -n "__fish_psflip_using_subcommand keep" -f
 complete -c psflip -n "__fish_psflip_using_subcommand hold" -f
 complete -c psflip -n "__fish_psflip_using_subcommand resume" -f
+complete -c psflip -n "__fish_psflip_using_subcommand reopen" -f
 complete -c psflip -n "__fish_psflip_using_subcommand watch; and contains -- -- (commandline -opc)" -f -a "(__fish_psflip_program)"
 complete -c psflip -n "__fish_psflip_using_subcommand watch" -f
 complete -c psflip -n "__fish_psflip_using_subcommand help" -f
-complete -c psflip -n "__fish_psflip_using_subcommand help" -f -a "run check upgrade status list metrics stop rollback keep hold resume watch migrate help"
+complete -c psflip -n "__fish_psflip_using_subcommand help" -f -a "run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate help"

@@ -1,9 +1,9 @@
 //! psflip, a zero-downtime process flipper: the supervisor as a library, for its binary and its tests.
 //!
 //! Imports point one way: `cli` -> {`runtime`, `anchor`, `watch`, `migrate`} -> {`flip`, `handover`,
-//! `health`, `traffic`, `proxy`, `control`, `manager`, `changes`} -> `process` -> `sys`. `cli` reads
-//! `config`, and passes it on as a value ([`config::Plan`]). `flip` imports nothing of these, so every room
-//! may import it. `docs/architecture.md` describes the modules, the reasons for this structure, and its
+//! `health`, `traffic`, `proxy`, `output`, `control`, `manager`, `changes`} -> `process` -> `sys`. `cli`
+//! reads `config`, and passes it on as a value ([`config::Plan`]). `flip` imports nothing of these, so every
+//! room may import it. `docs/architecture.md` describes the modules, the reasons for this structure, and its
 //! exceptions.
 //!
 //! The crate has one function for its binary, [`main`], and [`testing`] for tests and tools. In all other
@@ -25,6 +25,7 @@ mod history;
 mod log;
 mod manager;
 mod migrate;
+mod output;
 mod process;
 mod proxy;
 mod runtime;

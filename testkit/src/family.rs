@@ -15,12 +15,19 @@ pub fn child_of(psflip: Process) -> Option<Process> {
     let is_relay = |process: &Process| {
         process.cmdline().is_ok_and(|arguments| arguments.first().is_some_and(|name| name == "psflip: relay"))
     };
-    let children: Vec<Process> = psflip.children().into_iter().filter(|child| !is_relay(child)).collect();
+    let is_output = |process: &Process| process.stat().is_some_and(|stat| is_output_process(&stat));
+    let is_beside = |child: &Process| is_relay(child) || is_output(child);
+    let children: Vec<Process> = psflip.children().into_iter().filter(|child| !is_beside(child)).collect();
     match children.iter().find(|child| is_psflip(child)) {
         // Orphans that the keeper adopted come after the child.
         Some(keeper) => keeper.children().into_iter().find(|child| !is_psflip(child)),
         None => children.into_iter().find(Process::is_alive),
     }
+}
+
+/// Whether this is a process that reads a child's output (`[output]`). It may outlive its psflip.
+fn is_output_process(stat: &Stat) -> bool {
+    stat.name == "psflip: output"
 }
 
 /// Whether these processes of one service include a psflip that is neither an ancestor nor a descendant of
@@ -33,6 +40,9 @@ pub(crate) fn has_other_generation(members: &[Stat], psflip: Process) -> bool {
     };
     members.iter().any(|stat| {
         let (pid, own) = (stat.process.pid(), psflip.pid());
-        !is_above(pid, own) && !is_above(own, pid) && stat.process.exe().is_ok_and(|other| other == exe)
+        !is_output_process(stat)
+            && !is_above(pid, own)
+            && !is_above(own, pid)
+            && stat.process.exe().is_ok_and(|other| other == exe)
     })
 }

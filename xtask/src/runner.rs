@@ -50,6 +50,7 @@ pub(crate) const ONE_A_ROOM: &[&str] = &[
     "systemd::failures::a_failed_first_child_is_reported_with_its_exit_code",
     "migrating::the_basic_example_runs",
     "operations::outage::a_crash_of_the_child_is_logged_as_an_error_and_kept_for_status",
+    "output::all_generations_share_one_logger",
     "pidfile::a_second_psflip_is_refused_and_names_the_running_one",
     "proxy::flips::a_kept_connection_outlives_its_generation",
     "quickstart::quick_start_of_gunicorn",

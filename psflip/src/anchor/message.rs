@@ -23,6 +23,8 @@ pub enum AnchorMessage {
     },
     /// The active generation is about to start a successor, which will announce itself.
     Upgrading,
+    /// An output process (`crate::output`) has started. It exits by itself, when everything is written.
+    Output,
     /// A successor exists, and is about to execute psflip.
     Coming,
     /// The active generation's upgrade failed.
@@ -49,6 +51,7 @@ impl AnchorMessage {
                 format!("begins {protocol} {oldest} {}", u8::from(leaves))
             }
             Self::Upgrading => "upgrading".to_owned(),
+            Self::Output => "output".to_owned(),
             Self::Coming => "coming".to_owned(),
             Self::Failed => "failed".to_owned(),
             Self::Main { pid } => format!("main {pid}"),
@@ -64,6 +67,7 @@ impl AnchorMessage {
         Some(match verb {
             "begins" => Self::Begins { protocol: number()?, oldest: number()?, leaves: number()? != 0 },
             "upgrading" => Self::Upgrading,
+            "output" => Self::Output,
             "coming" => Self::Coming,
             "failed" => Self::Failed,
             "main" => Self::Main { pid: number()? },
@@ -83,6 +87,7 @@ mod tests {
             AnchorMessage::begins(false),
             AnchorMessage::Begins { protocol: 7, oldest: 2, leaves: true },
             AnchorMessage::Upgrading,
+            AnchorMessage::Output,
             AnchorMessage::Coming,
             AnchorMessage::Failed,
             AnchorMessage::Main { pid: 4711 },

@@ -12,6 +12,7 @@ use super::renew;
 use super::state::{AnchorState, Speaks};
 use crate::exit_status::ExitStatus;
 use crate::flip::signals::{Situation, meaning};
+use crate::output::PATIENCE;
 use crate::process::job_control::{self as job, Job, JobControl};
 use crate::process::reaper::Reaper;
 use crate::signal::Signal;
@@ -243,8 +244,10 @@ impl Anchor {
         let found = tree::children(std::process::id());
         self.receive_messages();
         let Some((active, _, former)) = self.state.calm() else { return };
-        let is_left =
-            |pid: &u32| *pid != active && !former.contains(pid) && !self.reaper.foreign().contains(pid);
+        let is_left = |pid: &u32| {
+            let is_known = *pid == active || former.contains(pid) || self.state.outputs().contains(pid);
+            !is_known && !self.reaper.foreign().contains(pid)
+        };
         let left: Vec<u32> = found.into_iter().filter(is_left).collect();
         for pid in &left {
             // Only the anchor reaps this process, so the pid is still its own. The processes below it become
@@ -254,10 +257,28 @@ impl Anchor {
         (self.may_have_orphans, self.sweeping) = (false, !left.is_empty());
     }
 
+    /// Output processes whose generation was killed. They write the last lines of its child, and exit as soon
+    /// as the child's tree is gone (contract N1).
+    fn living_outputs(&self) -> Vec<(u32, PidFd)> {
+        let children = self.state.outputs().iter().filter(|pid| wait::is_child(**pid));
+        children.filter_map(|pid| Some((*pid, PidFd::open(*pid).ok()?))).collect()
+    }
+
     fn finish(mut self, end: ExitStatus) -> ExitStatus {
         // If a psflip and its keeper were killed together, their tree has become children of the anchor. The
         // exit of PID 1 kills everything anyway. Processes that were left alone on purpose are not killed.
-        if !self.state.leaves() && std::process::id() != 1 {
+        let kills = !self.state.leaves() && std::process::id() != 1;
+        let outputs = self.living_outputs();
+        if !outputs.is_empty() {
+            if kills {
+                self.reaper.kill_children_but(outputs.iter().map(|(pid, _)| *pid));
+            }
+            let until = Instant::now() + PATIENCE;
+            for (_, process) in &outputs {
+                process.wait(until);
+            }
+        }
+        if kills {
             self.reaper.kill_own_children();
         }
         // A generation that was killed may have lent the terminal to its child.

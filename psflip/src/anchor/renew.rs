@@ -57,7 +57,8 @@ pub(super) fn renew(parent: &Anchor, speaks: Option<Speaks>) {
     let mut envp = program.envp;
     let number = parent.socket.as_fd().as_raw_fd();
     let (left, foreign) = (parent.state.has_left(), parent.reaper.foreign().to_vec());
-    let kept = Kept { socket: number, active, leaves, left, former, foreign };
+    let outputs = parent.state.outputs().to_vec();
+    let kept = Kept { socket: number, active, leaves, left, former, foreign, outputs };
     set_variable(&mut envp, ANCHOR_STATE_VARIABLE, Some(&kept.encode()));
     let setup = SignalSetup { mask: SignalSet::from_bits(u64::MAX), ignored: SignalSet::default() };
     let launch = Launch::with_candidates(vec![path.clone()], program.argv, envp, None, setup);
@@ -100,6 +101,7 @@ struct Kept {
     left: bool,
     former: Vec<u32>,
     foreign: Vec<u32>,
+    outputs: Vec<u32>,
 }
 
 impl Kept {
@@ -111,7 +113,7 @@ impl Kept {
             u8::from(self.leaves),
             u8::from(self.left)
         );
-        for (key, pids) in [("former", &self.former), ("foreign", &self.foreign)] {
+        for (key, pids) in [("former", &self.former), ("foreign", &self.foreign), ("output", &self.outputs)] {
             for pid in pids {
                 let _ = write!(text, " {key}={pid}"); // writing to a String can't fail
             }
@@ -133,6 +135,7 @@ impl Kept {
             left: one("left").is_some_and(|left| left != 0),
             former: all("former"),
             foreign: all("foreign"),
+            outputs: all("output"),
         })
     }
 }
@@ -160,7 +163,7 @@ fn resume(text: &str) -> std::io::Result<ExitStatus> {
     early::stop_ignoring_sigchld()?;
     let signals = SignalFd::open(SignalSet::from_bits(u64::MAX))?;
     let reaper = Reaper::knowing(kept.foreign)?;
-    let state = AnchorState::resumed(kept.active, kept.leaves, kept.left, kept.former);
+    let state = AnchorState::resumed(kept.active, kept.leaves, kept.left, kept.former, kept.outputs);
     Ok(Anchor::new(Socket::from_owned(socket), signals, reaper, state).stay())
 }
 
@@ -182,7 +185,8 @@ mod tests {
     fn saved_anchor_state_round_trips() {
         // Contract: V1
         let (former, foreign) = (vec![12, 13], vec![]);
-        let kept = Kept { socket: 5, active: 17, leaves: true, left: true, former, foreign };
+        let outputs = vec![14];
+        let kept = Kept { socket: 5, active: 17, leaves: true, left: true, former, foreign, outputs };
         let text = kept.encode();
         assert_eq!(Kept::decode(&text), Some(kept));
         assert!(Kept::decode(&format!("{text} later=9 foreign=3")).is_some_and(|kept| kept.foreign == [3]));

@@ -12,6 +12,9 @@ use crate::exit_status::ExitStatus;
 /// The anchor protocols that a psflip program supports: oldest and newest.
 pub(super) type Speaks = (u32, u32);
 
+/// More output processes than generations and restarts of them run at a time.
+const MOST_OUTPUTS: usize = 32;
+
 /// What the anchor knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct AnchorState {
@@ -31,6 +34,9 @@ pub(super) struct AnchorState {
     former: Vec<Former>,
     /// The exit status of the last active generation.
     exit_status: Option<ExitStatus>,
+    /// Processes that write the last lines of a child, and exit by themselves. Some may have exited as
+    /// children of their generation.
+    outputs: Vec<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,11 +58,17 @@ struct Former {
 impl AnchorState {
     /// The state after the first generation was started.
     pub(super) fn new(first: u32) -> Self {
-        Self::resumed(first, false, false, Vec::new())
+        Self::resumed(first, false, false, Vec::new(), Vec::new())
     }
 
     /// The state that a former program of the anchor passed on; see [`AnchorState::calm`].
-    pub(super) fn resumed(active: u32, leaves: bool, has_left: bool, former: Vec<u32>) -> Self {
+    pub(super) fn resumed(
+        active: u32,
+        leaves: bool,
+        has_left: bool,
+        former: Vec<u32>,
+        outputs: Vec<u32>,
+    ) -> Self {
         let former = former.into_iter().map(|pid| Former { pid, exit_requested: false }).collect();
         Self {
             active: Some(active),
@@ -67,7 +79,13 @@ impl AnchorState {
             upgrading: false,
             former,
             exit_status: None,
+            outputs,
         }
+    }
+
+    /// Processes that write the last lines of a child.
+    pub(super) fn outputs(&self) -> &[u32] {
+        &self.outputs
     }
 
     /// The active generation, `leaves` and the draining generations. `None` while there is more
@@ -140,7 +158,12 @@ impl AnchorState {
                     Some(end) => (self.active, self.exit_status) = (None, Some(end)),
                 }
             }
-            AnchorMessage::Upgrading
+            AnchorMessage::Output if !self.is_generation(from) => {
+                self.outputs.truncate(MOST_OUTPUTS - 1);
+                self.outputs.insert(0, from);
+            }
+            AnchorMessage::Output
+            | AnchorMessage::Upgrading
             | AnchorMessage::Failed
             | AnchorMessage::Coming
             | AnchorMessage::Main { .. } => {}
@@ -163,6 +186,7 @@ impl AnchorState {
     pub(super) fn on_exit(&mut self, pid: u32, end: ExitStatus) {
         self.former.retain(|former| former.pid != pid);
         self.failed.retain(|failed| *failed != pid);
+        self.outputs.retain(|output| *output != pid);
         if self.active == Some(pid) {
             self.active = None;
             self.exit_status = Some(end);

@@ -174,5 +174,5 @@ fn only_an_idle_anchor_re_executes_itself() {
     assert_eq!(state.calm(), None);
     assert_eq!(upgrading().calm(), None);
     assert_eq!(promoted().calm(), Some((NEW, false, vec![OLD])));
-    assert_eq!(AnchorState::resumed(NEW, false, false, vec![OLD]), promoted());
+    assert_eq!(AnchorState::resumed(NEW, false, false, vec![OLD], vec![]), promoted());
 }

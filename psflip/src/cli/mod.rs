@@ -5,6 +5,7 @@ mod bake;
 mod check;
 mod discover;
 mod fast_path;
+mod flag_table;
 mod flags;
 mod hold;
 mod list;
@@ -12,6 +13,7 @@ mod metrics;
 mod migrate;
 mod proxy_flag;
 mod render;
+mod reopen;
 mod run;
 mod screen;
 mod session;
@@ -118,6 +120,9 @@ enum Command {
     /// Let held connections go on
     #[command(after_help = hold::AFTER_RESUME_HELP)]
     Resume(hold::ResumeArgs),
+    /// Open the log files of the child's output again, after a rotation
+    #[command(after_help = reopen::AFTER_HELP)]
+    Reopen(reopen::ReopenArgs),
     /// Give a program that replaces its own main process a stable parent, whose PID does not change
     #[command(after_help = watch::AFTER_HELP)]
     Watch(watch::WatchArgs),
@@ -179,6 +184,7 @@ fn run_command() -> ExitStatus {
         Some(Command::Keep(keep)) => keep.run(),
         Some(Command::Hold(hold)) => hold.run(),
         Some(Command::Resume(resume)) => resume.run(),
+        Some(Command::Reopen(reopen)) => reopen.run(),
         Some(Command::Watch(args)) => watch::watch(args),
         None => {
             let source = Source::File(cli.config.config);

@@ -1,6 +1,6 @@
 //! `psflip run`: one generation, first or successor.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::anchor_args::AnchorArgs;
@@ -166,6 +166,8 @@ fn watched(paths: &[PathBuf], plan: &Plan) -> Result<Option<Box<Changes>>, Refus
     let own = plan.pidfile.iter().cloned();
     let own = own.chain(plan.control.path(plan.pidfile.as_deref()));
     let own = own.chain(plan.switch.iter().map(|link| link.path.clone()));
+    let outputs = plan.output.targets().into_iter().filter_map(|(_, target)| target.file());
+    let own = own.chain(outputs.map(Path::to_path_buf)).chain(plan.log.file.clone());
     let changes = Changes::watch(paths, own).map_err(Refusal::failure)?;
     Ok(Some(Box::new(changes)))
 }
@@ -219,6 +221,9 @@ fn prepare(
         let from = if held { pidfile::TakenFrom::OtherGeneration } else { pidfile::TakenFrom::NoProcess };
         pidfile::check(pidfile, from, plan.control.path(Some(pidfile)).as_deref())
             .map_err(|error| Refusal::failure(error.to_string()))?;
+    }
+    if let Some(file) = &plan.log.file {
+        crate::log::check_file(file).map_err(Refusal::failure)?;
     }
     // A version that can't give way would keep its child running beside the new one (contract E6).
     if let Some(hello) = hello.filter(|hello| !plan.upgrade.overlap && hello.protocol < message::GIVES_WAY) {

@@ -12,7 +12,7 @@ use super::reader::Reader;
 use super::section::{Node, Section};
 use super::template::Templates;
 use super::template::ports::Ports;
-use super::{clashes, control, env_files, health, keys, listen, proxies, scalar, signals, syntax};
+use super::{clashes, control, env_files, health, keys, listen, output, proxies, scalar, signals, syntax};
 
 /// Variables that psflip sets itself (contract C3).
 pub(super) const RESERVED: &[&str] = &["PSFLIP_GENERATION", "PSFLIP_SLOT"];
@@ -102,6 +102,7 @@ fn plan(reader: &mut Reader<'_>, root: &DeTable<'_>, name: &str, reads_variables
         proxies: proxies.unwrap_or_default(),
         switch: switch(reader, &file),
         hooks: hooks(reader, &file),
+        output: output::output(reader, &file),
         control,
         log: log(reader, &file),
     };
@@ -294,8 +295,14 @@ fn hooks(reader: &mut Reader<'_>, file: &Section<'_>) -> Hooks {
 
 fn log(reader: &mut Reader<'_>, file: &Section<'_>) -> Log {
     let section = table(reader, file, "log");
-    Log {
-        format: reader.word(&section, "format").unwrap_or(LogFormat::Auto),
-        level: reader.word(&section, "level").unwrap_or(tracing::Level::INFO),
+    let format = reader.word(&section, "format").unwrap_or(LogFormat::Auto);
+    let level = reader.word(&section, "level").unwrap_or(tracing::Level::INFO);
+    let log_file = reader.path(&section, "file");
+    if let Some(node) = section.find("file").filter(|_| format == LogFormat::Journald) {
+        reader.error(
+            Error::at(node.span(), "`log.file` and `log.format = \"journald\"` exclude each other")
+                .help("the journal's entries go to no file: remove one of them"),
+        );
     }
+    Log { format, level, file: log_file }
 }

@@ -36,7 +36,11 @@ pub(super) fn refuse(reader: &mut Reader<'_>, file: &Section<'_>, plan: &Plan, n
         };
         let message = format!("{what} {} is also {}", quoted(&path.to_string_lossy()), other.what);
         // The default of `control.socket` is derived from the pidfile.
-        let span = file.find(key).or_else(|| file.find("pidfile")).map(toml::Spanned::span);
+        let span = file
+            .find(key)
+            .or_else(|| file.find("pidfile"))
+            .or_else(|| file.find("log"))
+            .map(toml::Spanned::span);
         reader.error(Error { message, span, help: Some("give each a path of its own".to_owned()) });
     }
 }
@@ -72,7 +76,15 @@ fn own(plan: &Plan) -> Vec<Use> {
     });
     let control = control.map(|path| Use { key: "control", what: "the control socket", path });
     let own = pidfile.into_iter().chain(record).chain(link).chain(listeners).chain(proxies).chain(control);
-    own.collect()
+    own.chain(logs(plan)).collect()
+}
+
+/// Files to which psflip appends. Output and log may go to one file.
+fn logs(plan: &Plan) -> impl Iterator<Item = Use> {
+    let targets = plan.output.targets().into_iter();
+    let targets = targets.filter_map(|(_, target)| Some((target.file()?, "the file of `[output]`")));
+    let log = plan.log.file.iter().map(|path| (path.as_path(), "the file of `log.file`"));
+    targets.chain(log).map(|(path, what)| Use { key: "output", what, path: path.to_owned() })
 }
 
 /// Paths that the configuration uses for something else.

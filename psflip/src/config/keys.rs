@@ -230,8 +230,9 @@ tables! {
         "switch": Kind::Table(&SWITCH), Nothing, "What psflip switches to the new child at promotion.";
         "hooks": Kind::Table(&HOOKS), Nothing, "Commands that psflip runs at a promotion or after a failed upgrade.";
         "recycle": Kind::Table(&RECYCLE), Nothing, "When psflip requests an upgrade by itself, because the child has run for long or uses much memory.";
+        "output": Kind::Table(&OUTPUT), Nothing, "Where the child's standard output and standard error go.";
         "control": Kind::Table(&CONTROL), Nothing, "The control socket for `psflip upgrade`, `status` and `stop`.";
-        "log": Kind::Table(&LOG), Nothing, "psflip's own log, on standard error.";
+        "log": Kind::Table(&LOG), Nothing, "psflip's own log.";
     }
     UPGRADE "[upgrade]" "How the service is upgraded." {
         "signal": Signal, Is("\"SIGHUP\""), "The signal that requests an upgrade. It can't be one that stops, suspends or continues a process, that no process can catch, or that the kernel sends.";
@@ -371,9 +372,17 @@ tables! {
     CONTROL "[control]" "The control socket for `psflip upgrade`, `status` and `stop`." {
         "socket": OrFalse, Described, "The path of the control socket, at most 107 bytes; `false`: no control socket.", "the pidfile's path with `.sock` appended; without a pidfile `psflip.sock` in `$RUNTIME_DIRECTORY`", "path" "/run/app/psflip.sock";
     }
-    LOG "[log]" "psflip's own log, on standard error." {
+    OUTPUT "[output]" "Where the child's standard output and standard error go." {
+        "stdout": Special, Is("\"inherit\""), "Where standard output goes. `inherit`: where psflip's own goes. `null`: nowhere. `append:FILE`: to the end of a file. `pipe:COMMAND`: to the standard input of a logger, which runs for all generations. Words that mean something to a shell are left to `sh -c`.", "", "`inherit`, `null`, `append:FILE` or `pipe:COMMAND`" "append:/var/log/app.log";
+        "stderr": Special, Is("\"inherit\""), "Where standard error goes, as `stdout`. If both have the same file or logger, their order is kept.", "", "`inherit`, `null`, `append:FILE` or `pipe:COMMAND`" "pipe:svlogd -tt /var/log/app";
+        "mode": Mode, Described, "The permissions of a file that psflip creates: `\"0000\"` to `\"0777\"`.", "what the umask leaves of `0666`";
+        "owner": Special, Described, "The owner of a file that psflip creates: a name or a number.", "psflip's user", "string" "app";
+        "group": Special, Described, "The group of a file that psflip creates: a name or a number.", "psflip's group", "string" "adm";
+    }
+    LOG "[log]" "psflip's own log." {
         "format": Word(LogFormat::WORDS), Is("\"auto\""), "The format of log lines. `auto`: `journald` if standard error is connected to the journal (`JOURNAL_STREAM` of systemd.exec(5)), else `text`.";
         "level": Word(tracing::Level::WORDS), Is("\"info\""), "The lowest level that is logged.";
+        "file": Special, Described, "The file to whose end psflip logs. It is opened for each line, so it may be renamed at any time.", "standard error", "path" "/var/log/psflip.log";
     }
 }
 

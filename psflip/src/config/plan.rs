@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::listener::{ListenAddress, Listener, Options};
+use super::output::Output;
 use super::proxy::Proxy;
 use super::words::{Word as _, words};
 use crate::signal::Signal;
@@ -49,6 +50,8 @@ pub struct Plan {
     pub switch: Option<Symlink>,
     /// `[hooks]`.
     pub hooks: Hooks,
+    /// `[output]`.
+    pub output: Output,
     /// `[control]`.
     pub control: Control,
     /// `[log]`.
@@ -409,12 +412,15 @@ impl Control {
 }
 
 /// `[log]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     /// The format of log lines.
     pub format: LogFormat,
     /// The lowest level that is logged.
     pub level: tracing::Level,
+    /// The file to whose end psflip logs; `None`: standard error. A relative path is relative to psflip's own
+    /// directory. Never with [`LogFormat::Journald`].
+    pub file: Option<PathBuf>,
 }
 
 /// `log.format`.

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 
 use super::listener::Listener;
+use super::output::{FileOptions, Output};
 use super::plan::{Control, EnvChange, EnvSource, Health, Hooks, Pace, Plan, Recycle, Symlink};
 use super::proxy::{Proxy, ProxyKind};
 use super::scalar::{spell, spell_size};
@@ -86,6 +87,7 @@ impl fmt::Display for Plan {
             }
             writeln!(f, "timeout = \"{}\"", spell(*timeout))?;
         }
+        output(f, &self.output)?;
         match &self.control {
             Control::At(socket) => writeln!(f, "\n[control]\nsocket = {}", path(socket))?,
             Control::Off => writeln!(f, "\n[control]\nsocket = false")?,
@@ -100,7 +102,11 @@ impl fmt::Display for Plan {
         }
         writeln!(f, "\n[log]")?;
         writeln!(f, "format = \"{}\"", self.log.format.word())?;
-        writeln!(f, "level = \"{}\"", self.log.level.word())
+        writeln!(f, "level = \"{}\"", self.log.level.word())?;
+        if let Some(file) = &self.log.file {
+            writeln!(f, "file = {}", path(file))?;
+        }
+        Ok(())
     }
 }
 
@@ -121,6 +127,27 @@ fn recycle(f: &mut fmt::Formatter<'_>, recycle: &Recycle) -> fmt::Result {
         Some(_) => writeln!(f, "interval = \"{}\"", spell(*interval)),
         None => Ok(()),
     }
+}
+
+/// `[output]`, unless all of it is inherited.
+fn output(f: &mut fmt::Formatter<'_>, output: &Output) -> fmt::Result {
+    if *output == Output::default() {
+        return Ok(());
+    }
+    writeln!(f, "\n[output]")?;
+    for (name, target) in output.targets() {
+        writeln!(f, "{name} = {}", string(&target.to_string()))?;
+    }
+    let FileOptions { mode, owner, group } = &output.files;
+    if let Some(mode) = mode {
+        writeln!(f, "mode = \"{mode:04o}\"")?;
+    }
+    for (name, account) in [("owner", owner), ("group", group)] {
+        if let Some(account) = account {
+            writeln!(f, "{name} = {}", string(account))?;
+        }
+    }
+    Ok(())
 }
 
 /// The files that set variables, and the names that each sets, but no value: it may be a secret.

@@ -66,6 +66,9 @@ pub enum ControlRequest {
     },
     /// To end a hold. Answered by [`Event::Resumed`].
     Resume,
+    /// To open the files of `[output]` again (contract N6). Answered by [`Event::Reopening`], and by
+    /// [`Event::Reopened`] for each file.
+    Reopen,
 }
 
 impl ControlRequest {
@@ -250,6 +253,21 @@ pub enum Event {
         /// The hold that has ended. Without it, connections were not held.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         hold: Option<Hold>,
+    },
+    /// The files of `[output]` are opened again. The connection is closed when all are.
+    Reopening {
+        /// The active generation.
+        generation: u64,
+    },
+    /// A file of `[output]` was opened again.
+    Reopened {
+        /// Its path.
+        file: String,
+        /// The generation whose child writes to it.
+        generation: u64,
+        /// Why it could not be opened; the file that was open stays open.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
     },
     /// psflip exits now.
     Stopped {

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
@@ -195,6 +195,14 @@ impl Server {
         for client in self.clients.values_mut().filter(|client| client.interest == from) {
             client.interest = to;
         }
+    }
+
+    /// Gives the connection to a client away. What was not sent yet is lost.
+    pub fn take(&mut self, client: u64) -> Option<OwnedFd> {
+        let client = self.clients.remove(&client)?;
+        // Closing it would not remove it from the set: another process has it open.
+        let _ = self.epoll.delete(&client.stream); // it is in the set
+        Some(client.stream.into())
     }
 
     /// Closes the connection to the client once its output is sent.

@@ -67,6 +67,13 @@ pub enum ToSuccessor {
     Relay,
     /// The pidfd of the keeper of the predecessor's child is attached, if [`Hello::keeper`] says so.
     Keeper,
+    /// A logger of `[output]` that later generations share (contract N3). Attached are the reading and the
+    /// writing end of its pipe, and the pidfd of its output process, if that runs. [`Hello::loggers`] of
+    /// these follow; a later one replaces the process.
+    Logger {
+        /// Its target, as the configuration writes it.
+        target: String,
+    },
     /// The predecessor's child is gone: the successor may start its own. A socket is attached that the
     /// successor and the keeper of its child keep open: when it is closed, both are gone.
     Start {
@@ -84,6 +91,9 @@ pub enum ToSuccessor {
         /// As [`Hello::hold`], now.
         hold: Option<Hold>,
     },
+    /// The files of `[output]` are to be opened again (contract N6). A client of the control socket is
+    /// attached, to which the results are sent.
+    Reopen,
     /// Connections are held, or no longer are (`psflip hold`, `psflip resume`), since the hello.
     Hold {
         /// As [`Hello::hold`].
@@ -174,6 +184,8 @@ pub struct Hello {
     pub bakes: bool,
     /// [`ToSuccessor::Keeper`] follows.
     pub keeper: bool,
+    /// How many [`ToSuccessor::Logger`] follow.
+    pub loggers: u32,
     /// The predecessor's child must not run at the same time as another one (`upgrade.overlap = false`): the
     /// successor waits for its turn, whatever its own configuration says.
     pub exclusive: bool,
@@ -240,6 +252,9 @@ impl WireMessage for ToSuccessor {
                 if hello.keeper {
                     text.add("keeper", &1);
                 }
+                if hello.loggers > 0 {
+                    text.add("loggers", &hello.loggers);
+                }
                 if hello.exclusive {
                     text.add("exclusive", &1);
                 }
@@ -279,6 +294,11 @@ impl WireMessage for ToSuccessor {
                 text.finish()
             }
             Self::Keeper => Text::new("keeper").finish(),
+            Self::Logger { target } => {
+                let mut text = Text::new("logger");
+                text.add("target", target);
+                text.finish()
+            }
             Self::Start { waiting_since } => {
                 let mut text = Text::new("start");
                 if let Some(since) = waiting_since {
@@ -317,6 +337,7 @@ impl WireMessage for ToSuccessor {
             Self::Hurry => Text::new("hurry").finish(),
             Self::Upgrade { by } => upgrade(by.as_ref()),
             Self::Main => Text::new("main").finish(),
+            Self::Reopen => Text::new("reopen").finish(),
             Self::Older { generation, pid, progress } => {
                 let mut text = Text::new("older");
                 text.add("generation", generation);
@@ -370,6 +391,7 @@ impl WireMessage for ToSuccessor {
                 relay_back: fields.optional_number::<u8>("relay-back")? == Some(1),
                 bakes: fields.optional_number::<u8>("bakes")? == Some(1),
                 keeper: fields.optional_number::<u8>("keeper")? == Some(1),
+                loggers: fields.optional_number("loggers")?.unwrap_or_default(),
                 exclusive: fields.optional_number::<u8>("exclusive")? == Some(1),
                 hold: fields.hold()?,
                 records: fields.optional_number("records")?.unwrap_or_default(),
@@ -401,6 +423,7 @@ impl WireMessage for ToSuccessor {
                 })
             }
             "keeper" => Self::Keeper,
+            "logger" => Self::Logger { target: fields.text("target")? },
             "start" => Self::Start { waiting_since: fields.optional_number("waiting-since")? },
             "record" => {
                 let json = fields.text("json")?;
@@ -417,6 +440,7 @@ impl WireMessage for ToSuccessor {
             "hurry" => Self::Hurry,
             "upgrade" => Self::Upgrade { by: fields.optional("by") },
             "main" => Self::Main,
+            "reopen" => Self::Reopen,
             "older" => Self::Older {
                 generation: fields.number("generation")?,
                 pid: fields.number("pid")?,

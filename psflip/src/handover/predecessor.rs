@@ -51,6 +51,8 @@ pub struct Inheritance {
     pub relay_back: Option<OwnedFd>,
     /// The keeper of the predecessor's child.
     pub keeper: Option<PidFd>,
+    /// The loggers of the predecessor.
+    pub loggers: Vec<Logger>,
     /// As [`Hello::hold`].
     pub hold: Option<Hold>,
     /// The earlier upgrades.
@@ -70,6 +72,28 @@ pub struct OldLink {
     pub link: PredecessorLink,
     /// Its current step, and how long it may take, if known.
     pub progress: Option<(Drain, Duration)>,
+}
+
+/// A logger that a predecessor hands over ([`ToSuccessor::Logger`]).
+#[derive(Debug)]
+pub struct Logger {
+    /// Its target.
+    pub target: String,
+    /// The reading end of its pipe.
+    pub reader: OwnedFd,
+    /// The writing end of its pipe.
+    pub writer: OwnedFd,
+    /// Its output process, if that runs.
+    pub process: Option<PidFd>,
+}
+
+impl Logger {
+    /// `None`: a descriptor was lost.
+    fn new(target: String, fds: Vec<OwnedFd>) -> Option<Self> {
+        let mut fds = fds.into_iter();
+        let (reader, writer) = (fds.next()?, fds.next()?);
+        Some(Self { target, reader, writer, process: fds.next().map(PidFd::from_owned) })
+    }
 }
 
 /// An acknowledgement that had been sent when this generation gave up.
@@ -94,6 +118,13 @@ pub enum FromPredecessor {
         waiting_since: Option<u64>,
         /// To be kept open while this process or its child is there. `None`: it was lost.
         lease: Option<OwnedFd>,
+    },
+    /// [`ToSuccessor::Logger`].
+    Logger(Logger),
+    /// [`ToSuccessor::Reopen`].
+    Reopen {
+        /// The client that gets the results.
+        client: OwnedFd,
     },
     /// The predecessor closed the connection.
     Closed,
@@ -194,6 +225,14 @@ impl PredecessorLink {
         super::send(&self.socket, message, &[])
     }
 
+    /// Sends a message with a descriptor.
+    ///
+    /// # Errors
+    /// As [`PredecessorLink::send`].
+    pub fn send_with(&self, message: &ToPredecessor, fd: BorrowedFd<'_>) -> io::Result<()> {
+        super::send(&self.socket, message, &[fd])
+    }
+
     /// Receives a message; `None` if there is none at the moment. Skips messages of later versions.
     ///
     /// # Errors
@@ -207,6 +246,16 @@ impl PredecessorLink {
                         Ok(Some(ToSuccessor::Start { waiting_since })) => {
                             let lease = fds.into_iter().next();
                             return Ok(Some(FromPredecessor::Start { waiting_since, lease }));
+                        }
+                        Ok(Some(ToSuccessor::Logger { target })) => {
+                            if let Some(logger) = Logger::new(target, fds) {
+                                return Ok(Some(FromPredecessor::Logger(logger)));
+                            }
+                        }
+                        Ok(Some(ToSuccessor::Reopen)) => {
+                            if let Some(client) = fds.into_iter().next() {
+                                return Ok(Some(FromPredecessor::Reopen { client }));
+                            }
                         }
                         Ok(Some(message)) => return Ok(Some(FromPredecessor::Message(message))),
                         Ok(None) => {
@@ -226,8 +275,17 @@ impl PredecessorLink {
     fn receive_inheritance(&self, hello: &Hello) -> Result<Inheritance, String> {
         let mut all = Inheritance { hold: hello.hold, ..Inheritance::default() };
         let flags = [hello.control, hello.relay, hello.relay_back, hello.keeper].map(u32::from);
-        let promised = [hello.listeners, flags[0], flags[1], flags[2], hello.records, flags[3], hello.older];
-        let mut received = [0; 7];
+        let promised = [
+            hello.listeners,
+            flags[0],
+            flags[1],
+            flags[2],
+            hello.records,
+            flags[3],
+            hello.older,
+            hello.loggers,
+        ];
+        let mut received = [0; 8];
         while received.iter().zip(promised).any(|(received, promised)| *received < promised) {
             let lost = |why: &dyn Display| {
                 let kinds = [
@@ -238,6 +296,7 @@ impl PredecessorLink {
                     "record",
                     "keeper",
                     "old generation",
+                    "logger",
                 ];
                 let missing =
                     (0..kinds.len()).find(|kind| received[*kind] < promised[*kind]).unwrap_or_default();
@@ -248,6 +307,11 @@ impl PredecessorLink {
                 Packet::Data(bytes, fds) => {
                     let mut fds = fds.into_iter();
                     match (ToSuccessor::decode(&bytes), fds.next(), fds.next()) {
+                        (Ok(Some(ToSuccessor::Logger { target })), Some(reader), Some(writer)) => {
+                            received[7] += 1;
+                            let process = fds.next().map(PidFd::from_owned);
+                            all.loggers.push(Logger { target, reader, writer, process });
+                        }
                         (Ok(Some(ToSuccessor::Listener { address, file })), Some(socket), _) => {
                             received[0] += 1;
                             all.listeners.push(Given { address, socket, file });
@@ -303,7 +367,12 @@ impl PredecessorLink {
     pub fn withdraw(&self) -> io::Result<Option<Acknowledged>> {
         self.socket.refuse_more()?;
         let mut acknowledged: Option<Acknowledged> = None;
-        while let Some(FromPredecessor::Message(message)) = self.receive()? {
+        loop {
+            let message = match self.receive()? {
+                Some(FromPredecessor::Message(message)) => message,
+                Some(FromPredecessor::Logger(_) | FromPredecessor::Reopen { .. }) => continue,
+                Some(FromPredecessor::Start { .. } | FromPredecessor::Closed) | None => break,
+            };
             match message {
                 ToSuccessor::Acknowledge { upgrade_queued, by, hold } => {
                     acknowledged = Some(Acknowledged { upgrade_queued, by, hold });
@@ -323,11 +392,13 @@ impl PredecessorLink {
                 | ToSuccessor::Keep
                 | ToSuccessor::Signal { .. }
                 | ToSuccessor::Main
+                | ToSuccessor::Reopen
                 | ToSuccessor::Hello(_)
                 | ToSuccessor::Listener { .. }
                 | ToSuccessor::Control { .. }
                 | ToSuccessor::Relay
                 | ToSuccessor::Keeper
+                | ToSuccessor::Logger { .. }
                 | ToSuccessor::Start { .. }
                 | ToSuccessor::Hold { .. }
                 | ToSuccessor::Record(_)

@@ -45,6 +45,8 @@ pub struct SuccessorLink {
     sent: Sent,
     /// Its child must not start before its turn, whatever its configuration says.
     exclusive: bool,
+    /// The client that came with the last [`FromSuccessor::Reopen`].
+    client: Option<OwnedFd>,
 }
 
 /// A bake, as the successor has announced it.
@@ -120,6 +122,8 @@ pub enum FromSuccessor {
     Resume,
     /// It got a stop request that was meant for the service.
     Stop,
+    /// The files of `[output]` are to be opened again for the client of [`SuccessorLink::take_client`].
+    Reopen,
     /// It is the service, and this psflip has to end at once.
     End,
     /// It closed the connection.
@@ -195,6 +199,7 @@ impl SuccessorLink {
                     unacknowledged: false,
                     sent: Sent::default(),
                     exclusive,
+                    client: None,
                 },
                 intermediate,
             )),
@@ -207,6 +212,19 @@ impl SuccessorLink {
     /// EPIPE: the successor no longer reads.
     pub fn send(&self, message: &ToSuccessor) -> io::Result<()> {
         super::send(&self.socket, message, &[])
+    }
+
+    /// Sends a message with descriptors.
+    ///
+    /// # Errors
+    /// As [`SuccessorLink::send`].
+    pub fn send_with(&self, message: &ToSuccessor, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        super::send(&self.socket, message, fds)
+    }
+
+    /// The client that came with [`FromSuccessor::Reopen`]. `None`: its descriptor was lost.
+    pub fn take_client(&mut self) -> Option<OwnedFd> {
+        self.client.take()
     }
 
     /// Receives a message; `None` if there is none at the moment. Skips messages of later versions.
@@ -319,6 +337,11 @@ impl SuccessorLink {
                     self.failure = Some(STOPPED.to_owned());
                 }
                 FromSuccessor::Stop
+            }
+            ToPredecessor::Reopen => {
+                self.sent.messages -= 1; // an old generation may drain for a long time
+                self.client = fds.into_iter().next();
+                FromSuccessor::Reopen
             }
             ToPredecessor::End => FromSuccessor::End,
             ToPredecessor::Warning { text } => FromSuccessor::Warning { text },
@@ -502,99 +525,5 @@ fn with_code(reason: String, code: u8, child_code: Option<u8>) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn link() -> SuccessorLink {
-        let (socket, _) = Socket::pair().unwrap();
-        SuccessorLink {
-            socket,
-            process: None,
-            deadline: Duration::ZERO,
-            grace: GRACE,
-            bake: None,
-            failure: None,
-            unacknowledged: false,
-            sent: Sent::default(),
-            exclusive: false,
-        }
-    }
-
-    #[test]
-    fn a_stop_is_the_reason_for_a_missing_acknowledgement() {
-        // Contract: F11
-        for (before, wanted) in [(None, STOPPED), (Some("it was late"), "it was late")] {
-            let mut link = link();
-            link.failure = before.map(str::to_owned);
-            link.give_up_unacknowledged("broken pipe".to_owned());
-            assert_eq!(link.failure(), Some(before.unwrap_or("broken pipe")));
-            assert_eq!(link.on_message(ToPredecessor::Stop, vec![]), FromSuccessor::Stop);
-            assert_eq!(link.failure(), Some(wanted));
-        }
-    }
-
-    #[test]
-    fn no_child_is_reported_before_its_turn() {
-        // Contract: E2
-        let starting = ToPredecessor::Starting {
-            version: "9".to_owned(),
-            deadline: Duration::from_secs(1),
-            grace: Duration::from_secs(1),
-        };
-        let deadline = Duration::from_secs(7);
-        for exclusive in [false, true] {
-            let mut link = SuccessorLink { exclusive, ..link() };
-            link.on_message(starting.clone(), vec![]);
-            if !exclusive {
-                let prepared = ToPredecessor::Prepared { deadline };
-                assert_eq!(link.on_message(prepared, vec![]), FromSuccessor::Prepared);
-                assert_eq!(link.deadline(), deadline);
-            }
-            assert_eq!(link.on_message(ToPredecessor::Ready, vec![]), FromSuccessor::Misbehaved);
-        }
-        let (ours, _theirs) = Socket::pair().unwrap();
-        let mut link = SuccessorLink { socket: ours, exclusive: true, ..link() };
-        link.on_message(starting, vec![]);
-        link.on_message(ToPredecessor::Prepared { deadline }, vec![]);
-        let (lease, _) = Socket::pair().unwrap();
-        link.grant_turn(None, &lease).unwrap();
-        assert_eq!(link.on_message(ToPredecessor::Ready, vec![]), FromSuccessor::Ready);
-        assert_eq!(link.on_message(ToPredecessor::Prepared { deadline }, vec![]), FromSuccessor::Misbehaved);
-    }
-
-    #[test]
-    fn a_successor_that_does_not_accept_is_not_awaited_for_its_whole_bake() {
-        // Contract: B1, F5
-        let (hour, then) = (Duration::from_secs(3600), Duration::from_secs(15));
-        let mut link = link();
-        link.sent.starting = true;
-        let baking = ToPredecessor::Baking { bake: hour, deadline: then, grace: GRACE };
-        assert_eq!(link.on_message(baking, vec![]), FromSuccessor::Baking);
-        assert_eq!(link.deadline_in_bake(), then);
-        let mut progress = |step| {
-            link.on_message(ToPredecessor::Progress { step, child: None, probe: None, left: None }, vec![]);
-            (link.deadline_in_bake(), link.bakes_until().unwrap())
-        };
-        assert_eq!(progress(UpgradeStep::Healthy).0, then);
-        let (deadline, until) = progress(UpgradeStep::Baking);
-        assert!(deadline > hour, "{deadline:?}");
-        assert_eq!(progress(UpgradeStep::Baking).1, until, "only the first report counts");
-    }
-
-    #[test]
-    fn an_exit_code_is_reported_once() {
-        // Contract: V1
-        let reason_with_code = |reason: &str, code, child_code| {
-            let mut link = link();
-            let failed = ToPredecessor::Failed { code, child_code, reason: reason.to_owned() };
-            assert_eq!(link.on_message(failed, vec![]), FromSuccessor::Failed);
-            link.failure().unwrap().to_owned()
-        };
-        let (three, zero) = ("the child ended: exit code 3; last probe: no", "the child ended: exit code 0");
-        assert_eq!(reason_with_code(three, 3, Some(3)), three);
-        assert_eq!(reason_with_code(zero, 1, Some(0)), format!("{zero} (exit code 1)"));
-        assert_eq!(reason_with_code("broken", 78, None), "broken (exit code 78)");
-        // Only the key counts, not the text: this version does not send the key.
-        assert_eq!(reason_with_code(three, 3, None), format!("{three} (exit code 3)"));
-    }
-}
+#[path = "successor_tests.rs"]
+mod tests;

@@ -1,8 +1,9 @@
-//! psflip's own log: one line for each event, with generation and pid, to standard error
-//! or as fields to the journal.
+//! psflip's own log: one line for each event, with generation and pid, to standard error,
+//! to a file, or as fields to the journal.
 //!
 //! Values of environment variables and arguments of programs are never logged: both may contain secrets.
 
+mod file;
 mod journal;
 mod json;
 mod source;
@@ -12,6 +13,7 @@ mod text;
 
 use std::ffi::OsStr;
 use std::io::{self, Write as _};
+use std::path::Path;
 
 use tracing::level_filters::LevelFilter;
 
@@ -24,48 +26,80 @@ use subscriber::{Encoder, Subscriber};
 /// Sets up the log as the plan says.
 pub fn start(plan: &Plan, generation: u64) {
     let level = if plan.quiet { LevelFilter::ERROR } else { LevelFilter::from_level(plan.log.level) };
-    let encoder = match chosen(plan.log.format) {
+    let encoder = match chosen(plan) {
         LogFormat::Journald => Encoder::Journald,
         LogFormat::Json => Encoder::Json,
         LogFormat::Auto | LogFormat::Text => {
-            Encoder::Text { colour: terminal::has_colour(&io::stderr(), |name| std::env::var_os(name)) }
+            let colour = plan.log.file.is_none() && is_colourful();
+            Encoder::Text { colour }
         }
     };
-    install(level, Some(generation), "psflip", encoder);
+    install(level, Some(generation), "psflip", encoder, plan.log.file.as_deref());
 }
 
 /// As [`start`], for `psflip watch`, which has no configuration and is not a generation.
 pub fn start_watch(quiet: bool) {
     let level = if quiet { LevelFilter::ERROR } else { LevelFilter::INFO };
-    install(level, None, "watch", Encoder::Text { colour: false });
+    install(level, None, "watch", Encoder::Text { colour: false }, None);
 }
 
 /// How this process logs, for [`start_relay`] in a process that it starts.
 #[must_use]
 pub fn as_argument(plan: &Plan, generation: u64) -> String {
     let level = if plan.quiet { tracing::Level::ERROR } else { plan.log.level };
-    let format = match chosen(plan.log.format) {
+    let format = match chosen(plan) {
         LogFormat::Journald => "journald",
         LogFormat::Json => "json",
         LogFormat::Auto | LogFormat::Text => "text",
     };
-    format!("{format} {level} {generation}")
+    let file = plan.log.file.as_ref().map(crate::text::lossy).unwrap_or_default();
+    format!("{format} {level} {generation} {file}")
 }
 
 /// As [`start`], for a relay. `argument`: what [`as_argument`] returned.
 pub fn start_relay(argument: &str) {
-    let mut words = argument.split(' ');
+    let mut words = argument.splitn(4, ' ');
     let encoder = match words.next() {
         Some("journald") => Encoder::Journald,
         Some("json") => Encoder::Json,
-        _ => Encoder::Text { colour: terminal::has_colour(&io::stderr(), |name| std::env::var_os(name)) },
+        _ => Encoder::Text { colour: is_colourful() },
     };
     let level = words.next().and_then(|level| level.parse().ok()).unwrap_or(LevelFilter::INFO);
-    install(level, words.next().and_then(|number| number.parse().ok()), "relay", encoder);
+    let generation = words.next().and_then(|number| number.parse().ok());
+    let file = words.next().filter(|file| !file.is_empty()).map(Path::new);
+    install(level, generation, "relay", encoder, file);
 }
 
-fn install(level: LevelFilter, generation: Option<u64>, name: &'static str, encoder: Encoder) {
+/// Whether standard error is a terminal that wants colours.
+fn is_colourful() -> bool {
+    terminal::has_colour(&io::stderr(), |name| std::env::var_os(name))
+}
+
+/// Opens the file of `log.file` and closes it, so that a wrong path fails the start.
+///
+/// # Errors
+/// As text: EACCES, ENOENT, ..., or it is not a regular file.
+pub fn check_file(path: &Path) -> Result<(), String> {
+    file::open(path)
+        .map(drop)
+        .map_err(|error| format!("`log.file`: can't open `{}`: {error}", path.display()))
+}
+
+fn install(
+    level: LevelFilter,
+    generation: Option<u64>,
+    name: &'static str,
+    encoder: Encoder,
+    file: Option<&Path>,
+) {
     let source = Source { name, generation, pid: std::process::id() };
+    if let Some(file) = file {
+        let file = file.to_owned();
+        let write = move |line: &[u8]| file::append(&file, line).or_else(|_| to_stderr(line));
+        // As below.
+        let _ = tracing::subscriber::set_global_default(Subscriber { level, source, encoder, write });
+        return;
+    }
     let write: fn(&[u8]) -> io::Result<()> = match encoder {
         Encoder::Text { .. } | Encoder::Json => to_stderr,
         Encoder::Journald => journal::write,
@@ -84,9 +118,10 @@ fn to_stderr(line: &[u8]) -> io::Result<()> {
 }
 
 /// The format that `auto` means here.
-fn chosen(format: LogFormat) -> LogFormat {
+fn chosen(plan: &Plan) -> LogFormat {
     let stderr = || nix::sys::stat::fstat(io::stderr()).ok().map(|stat| (stat.st_dev, stat.st_ino));
-    match format {
+    match plan.log.format {
+        LogFormat::Auto if plan.log.file.is_some() => LogFormat::Text,
         LogFormat::Auto if is_the_journal(std::env::var_os("JOURNAL_STREAM").as_deref(), stderr) => {
             LogFormat::Journald
         }

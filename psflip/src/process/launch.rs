@@ -32,10 +32,15 @@ pub struct Launch {
     workdir: Option<PathBuf>,
     signals: SignalSetup,
     output: Option<OwnedFd>,
+    streams: Streams,
     sockets: Sockets,
     /// The keeper keeps it open; the program does not inherit it.
     pub(super) lease: Option<OwnedFd>,
 }
+
+/// What takes the place of standard output and standard error (`[output]`); `None`: psflip's own stays.
+#[derive(Debug, Default)]
+pub struct Streams(pub [Option<OwnedFd>; 2]);
 
 /// The sockets that a program inherits on purpose (`[[listen]]`).
 #[derive(Debug, Default)]
@@ -153,6 +158,7 @@ impl Launch {
             workdir,
             signals,
             output: None,
+            streams: Streams::default(),
             sockets: Sockets::default(),
             lease: None,
         }
@@ -162,6 +168,13 @@ impl Launch {
     #[must_use]
     pub fn with_output(mut self, output: OwnedFd) -> Self {
         self.output = Some(output);
+        self
+    }
+
+    /// Replaces standard output and standard error.
+    #[must_use]
+    pub fn with_streams(mut self, streams: Streams) -> Self {
+        self.streams = streams;
         self
     }
 
@@ -235,6 +248,11 @@ impl Launch {
         }
         if let Some(output) = &self.output {
             self.redirect(output).map_err(|error| Refusal { stage: Stage::Fork, error })?;
+        }
+        for (stream, number) in self.streams.0.iter().zip(1..) {
+            if let Some(stream) = stream {
+                duplicate(stream.as_fd(), number).map_err(|error| Refusal { stage: Stage::Fork, error })?;
+            }
         }
         self.place_sockets().map_err(|error| Refusal { stage: Stage::Fork, error })?;
         restore_signals(&self.signals).map_err(|error| Refusal { stage: Stage::Fork, error })

@@ -17,6 +17,19 @@ use crate::sys::wait::{self, Change, ChangeKind};
 thread_local! {
     /// The keepers of all trees of this process that have not been reaped.
     static KEEPERS: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+    /// The output processes that have not been reaped. They exit by themselves.
+    static OUTPUTS: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Call this when an output process (`crate::output`) was started. It is continued whenever it was stopped,
+/// as a keeper is, and not killed together with other processes.
+pub(crate) fn output_has_started(pid: u32) {
+    has_started(pid);
+    OUTPUTS.with_borrow_mut(|outputs| outputs.push(pid));
+}
+
+fn outputs() -> Vec<u32> {
+    OUTPUTS.with_borrow(Clone::clone)
 }
 
 /// Call this when a keeper was started. The keeper is continued whenever it was stopped: there is no reason
@@ -28,6 +41,7 @@ pub(crate) fn has_started(keeper: u32) {
 /// Call this when a child of this process was reaped: from now on its pid may belong to another process.
 pub(crate) fn was_reaped(pid: u32) {
     KEEPERS.with_borrow_mut(|keepers| keepers.retain(|keeper| *keeper != pid));
+    OUTPUTS.with_borrow_mut(|outputs| outputs.retain(|output| *output != pid));
 }
 
 /// Reaps the children of psflip, and knows which of them psflip did not start.
@@ -102,7 +116,15 @@ impl Reaper {
     /// is of use then (the keeper of an aborted probe, the rest of a killed keeper's tree), and no
     /// other process should inherit a zombie.
     pub(crate) fn kill_own_children(&mut self) {
-        children::kill_all_children(std::process::id(), std::mem::take(&mut self.foreign), false);
+        let mut spared = std::mem::take(&mut self.foreign);
+        spared.extend(outputs());
+        children::kill_all_children(std::process::id(), spared, false);
+    }
+
+    /// As [`Reaper::kill_own_children`], except these.
+    pub(crate) fn kill_children_but(&self, spared: impl Iterator<Item = u32>) {
+        let spared = self.foreign.iter().copied().chain(spared).collect();
+        children::kill_all_children(std::process::id(), spared, false);
     }
 
     /// Records the processes below the keeper, before psflip gives up being a subreaper.
@@ -114,7 +136,7 @@ impl Reaper {
     /// Returns whether nothing is left already. Otherwise call it again whenever a child was
     /// reaped, and at [`Reaper::next_sweep`].
     pub(crate) fn sweep(&mut self, except: &[u32]) -> bool {
-        let spared: Vec<u32> = self.foreign.iter().chain(except).copied().collect();
+        let spared: Vec<u32> = self.foreign.iter().chain(except).copied().chain(outputs()).collect();
         tree::kill_known(&std::mem::take(&mut self.descendants_before_upgrade));
         let sweep = self.sweep.get_or_insert_with(|| Killing::new(std::process::id(), Vec::new()));
         sweep.spare(spared);

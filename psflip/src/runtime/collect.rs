@@ -42,6 +42,7 @@ impl Runtime {
             Token::Tree => self.on_keeper_report(),
             Token::Child => self.child_is_gone(),
             Token::Relay => self.on_relay_report(),
+            Token::Stdout | Token::Stderr => self.look_at_readers(),
             Token::Successor => self.on_successor_message(),
             Token::SuccessorProcess => {
                 // Read its last messages first.
@@ -56,6 +57,7 @@ impl Runtime {
                 self.handover.forget_predecessor(&mut self.wait);
                 self.traffic.listeners.predecessor_is_gone();
                 self.nobody_else_speaks();
+                self.start_readers_again();
                 self.operators.control.listeners.predecessor_is_gone();
                 self.dispatch(Event::PredecessorGone);
                 Ok(())
@@ -124,6 +126,7 @@ impl Runtime {
                         Key::Recycle => self.has_aged(),
                         Key::Memory => self.look_at_memory(),
                         Key::Changes => self.changes_settled(),
+                        Key::Output => self.start_readers_again(),
                         Key::Keeper => self.child_is_gone()?,
                         Key::Sweep => self.sweep(),
                         Key::Hook(hook) => {
@@ -292,6 +295,7 @@ impl Runtime {
     }
 
     fn reap(&mut self) {
+        let _ = self.look_at_readers(); // before one of them is reaped
         let mut reaped = false;
         while let Some(change) = self.child.reaper.next() {
             reaped = true;
@@ -429,6 +433,7 @@ impl Runtime {
                         self.dispatch(Event::StopRequested(ChildSignal::Send));
                     }
                 }
+                FromSuccessor::Reopen => self.reopen_for_successor(),
                 FromSuccessor::End => self.dispatch(Event::EndRequested),
                 FromSuccessor::Warning { text } => self.operators.pass_warning_on(text),
                 FromSuccessor::Progress { step, child, probe, left } => {
@@ -495,6 +500,8 @@ impl Runtime {
             };
             match message {
                 FromPredecessor::Start { waiting_since, lease } => self.turn_is_granted(waiting_since, lease),
+                FromPredecessor::Logger(logger) => self.logger_is_new(logger),
+                FromPredecessor::Reopen { client } => self.reopen(&client),
                 FromPredecessor::Message(ToSuccessor::Acknowledge { upgrade_queued, by, hold }) => {
                     self.proxy.set_hold(hold);
                     self.operators.log.set_requester(by);
@@ -545,6 +552,8 @@ impl Runtime {
                     | ToSuccessor::Relay
                     | ToSuccessor::RelayBack
                     | ToSuccessor::Keeper
+                    | ToSuccessor::Logger { .. }
+                    | ToSuccessor::Reopen
                     | ToSuccessor::Start { .. }
                     | ToSuccessor::Older { .. }
                     | ToSuccessor::Record(_),

@@ -13,6 +13,7 @@ mod machine;
 mod managers;
 mod old_generations;
 mod operators;
+mod output;
 mod perform;
 mod poller;
 mod proxy;
@@ -51,6 +52,7 @@ use managers::Managers;
 use operators::Operators;
 use operators::control::Control;
 use operators::upgrade_log::UpgradeLog;
+use output::Output;
 use proxy::Proxy;
 use reasons::Reasons;
 use recycle::Recycle;
@@ -125,6 +127,7 @@ struct Runtime {
     handover: Handover,
     traffic: Traffic,
     proxy: Proxy,
+    output: Output,
     hooks: Hooks,
     managers: Managers,
     operators: Operators,
@@ -200,7 +203,7 @@ impl Runtime {
         let job = Job::of(anchor.as_ref().map(AnchorLink::anchor));
         let managers = Managers::new(|name| identity.origin.variable(name), anchor, is_first, generation);
         let control = Control::new(&mut inheritance);
-        let Inheritance { listeners: given, relay, relay_back, hold, history, .. } = inheritance;
+        let Inheritance { listeners: given, relay, relay_back, loggers, hold, history, .. } = inheritance;
         let from = (!is_first).then(|| generation - 1);
         let log = UpgradeLog::new(identity.begun.clone(), from, generation, history);
         let runtime = Self {
@@ -212,6 +215,7 @@ impl Runtime {
             handover,
             traffic: Traffic::new(given),
             proxy: Proxy::new(relay, relay_back, hold),
+            output: Output::new(loggers),
             hooks: Hooks::default(),
             managers,
             operators: Operators::new(control, log),
@@ -369,6 +373,7 @@ impl Runtime {
         let Some(outcome) = self.machine.outcome else {
             return Err(io::Error::other("ended without an outcome"));
         };
+        self.finish_output(outcome);
         let has_predecessor = self.handover.predecessor.is_some();
         self.reasons.keep_last_exit(outcome, &self.plan, self.identity.generation, has_predecessor);
         self.leave_listeners(outcome);

@@ -3,7 +3,7 @@
 //! their processes.
 
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
@@ -125,7 +125,11 @@ impl OlderGenerations {
                         }
                         news.push(News::Message(old.generation, message));
                     }
-                    Ok(Some(FromPredecessor::Start { .. })) => {}
+                    Ok(Some(
+                        FromPredecessor::Start { .. }
+                        | FromPredecessor::Logger(_)
+                        | FromPredecessor::Reopen { .. },
+                    )) => {}
                     Ok(None) => break,
                     Ok(Some(FromPredecessor::Closed)) | Err(_) => old.closed = true,
                 }
@@ -180,6 +184,13 @@ impl Handover {
         let older = older.map(|Older { generation, pid, link, .. }| (*generation, *pid, link));
         let predecessor = self.predecessor.iter().map(|old| (old.generation, old.pid, &old.link));
         older.chain(predecessor).map(|(generation, pid, link)| OldGeneration { generation, pid, link })
+    }
+
+    /// Passes a request to open the files of `[output]` again on to all of them.
+    pub(super) fn pass_reopen_back(&self, client: BorrowedFd<'_>) {
+        for old in self.old_generations() {
+            let _ = old.link.send_with(&ToPredecessor::Reopen, client); // it may be gone
+        }
     }
 
     /// Passes a stop request on to all of them.

@@ -197,15 +197,18 @@ impl Runtime {
         self.proxy
             .start(&self.plan, &self.identity, &self.traffic.listeners, &mut self.wait)
             .map_err(|error| format!("can't start the relay for `[[proxy]]`: {error}"))?;
+        self.open_output()?;
         self.traffic.is_open = true;
         Ok(())
     }
 
     fn try_to_start_child(&mut self) -> Result<(), String> {
         self.open()?;
+        let streams = self.start_output()?;
         let (sockets, envp) = self.traffic.for_child(&self.child.envp, &self.identity);
         let launch = Launch::new(self.plan.argv(), envp, self.plan.workdir.clone(), self.identity.signals)
             .with_sockets(sockets)
+            .with_streams(streams)
             .with_lease(self.handover.lease().map_err(|error| error.to_string())?);
         // It may have to start again, when a deploy has moved a symlink such as `current` (contract E3). Also
         // if only the next configuration says that no two children run (E6).
@@ -461,7 +464,13 @@ impl Runtime {
         let is_started = self.handover.start_successor(
             &self.identity.origin.program,
             hello,
-            sockets.chain(control).chain(relay).chain(back).chain(keeper).chain(records),
+            sockets
+                .chain(control)
+                .chain(relay)
+                .chain(back)
+                .chain(keeper)
+                .chain(records)
+                .chain(self.output.to_hand_over()),
             self.plan.upgrade.timeout + MARGIN,
             self.managers.anchor.link(),
             &mut self.wait,
@@ -491,6 +500,7 @@ impl Runtime {
             relay_back,
             bakes: true,
             keeper: self.child.keeper().is_some(),
+            loggers: self.output.to_hand_over().count() as u32,
             exclusive: !self.plan.upgrade.overlap,
             hold: self.proxy.hold(),
             records: self.operators.log.history.iter().len() as u32,

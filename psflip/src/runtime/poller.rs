@@ -23,6 +23,10 @@ pub(super) enum Token {
     Child,
     /// The relay's reports.
     Relay,
+    /// The exit of the process that reads the child's standard output, or both streams.
+    Stdout,
+    /// The same of standard error.
+    Stderr,
     /// The successor's messages.
     Successor,
     /// The successor's process.
@@ -65,13 +69,15 @@ pub(super) enum Token {
     Timers,
 }
 
-const TOKENS: [Token; 26] = [
+const TOKENS: [Token; 28] = [
     Token::Anchor,
     Token::FormerParent,
     Token::Descendants,
     Token::Tree,
     Token::Child,
     Token::Relay,
+    Token::Stdout,
+    Token::Stderr,
     Token::Successor,
     Token::SuccessorProcess,
     Token::Predecessor,

@@ -32,6 +32,8 @@ pub(super) enum Key {
     SignOfLife,
     /// The next attempt to start the relay again.
     Relay,
+    /// The next attempt to start a process again that reads the child's output.
+    Output,
     /// Timeouts of clients of the control socket.
     Control,
     /// `recycle.after`, or the pause after a failed attempt.

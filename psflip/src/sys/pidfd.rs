@@ -2,6 +2,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Instant;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::cerr;
 use super::seam::{self, Call};
@@ -96,6 +99,13 @@ impl PidFd {
         let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one pollfd, which lives through the call; it returns at once.
         unsafe { libc::poll(&raw mut poll, 1, 0) == 1 }
+    }
+
+    /// Waits until the process has exited, at most until this time.
+    pub fn wait(&self, until: Instant) {
+        let left = PollTimeout::try_from(until.saturating_duration_since(Instant::now()));
+        let mut fds = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
+        let _ = poll(&mut fds, left.unwrap_or(PollTimeout::ZERO)); // EINTR can't happen: all signals are blocked
     }
 
     /// The exit status of a process that was reaped, by whatever parent. `None`: it was not reaped yet, or

@@ -169,6 +169,10 @@ calls! {
     Unlink,
     /// write(2) of the log.
     WriteLog,
+    /// open(2) of a file for output.
+    OpenOutput,
+    /// write(2) of output to its file.
+    WriteOutput,
 }
 
 /// Whether a hook is installed.

@@ -22,7 +22,7 @@ const HEAP_KB: u64 = 48;
 
 #[test]
 fn a_start_and_an_upgrade_make_few_system_calls() {
-    // Contract: U9
+    // Contract: U9, N8
     let sandbox = Sandbox::new();
     if !can_trace(&sandbox) {
         return;

@@ -54,6 +54,7 @@ examples! {
     the_example_of_the_environment_runs: "env.toml", Http, SIGHUP;
     the_example_of_the_shutdown_runs: "shutdown.toml", Http, SIGHUP;
     the_example_of_the_json_log_runs: "log-json.toml", Http, SIGHUP;
+    the_example_of_output_runs: "output.toml", Http, SIGHUP;
     the_example_of_another_upgrade_signal_runs: "upgrade-signal.toml", Http, SIGUSR2;
     the_example_of_templates_runs: "templates.toml", Http, SIGHUP;
     the_example_of_inherited_listeners_runs: "listen.toml", Http, SIGHUP;

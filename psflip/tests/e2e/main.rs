@@ -22,6 +22,7 @@ mod listen;
 mod log;
 mod migrating;
 mod operations;
+mod output;
 mod pidfile;
 mod proxy;
 mod quickstart;

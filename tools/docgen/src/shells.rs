@@ -75,7 +75,10 @@ fn fish(sandbox: &Sandbox, lines: &[&str]) -> Vec<String> {
 
 /// What is typed, and what stands there then, without `psflip`. `run.toml`, `run.yml` and the folder `rundir` are in the working directory.
 const LINES: &[(&str, &str)] = &[
-    ("psflip ", "check help hold keep list metrics migrate resume rollback run status stop upgrade watch"),
+    (
+        "psflip ",
+        "check help hold keep list metrics migrate reopen resume rollback run status stop upgrade watch",
+    ),
     ("psflip up", "upgrade"),
     ("psflip help up", "help upgrade"),
     ("psflip -c run.", "-c run.toml run.yml"),

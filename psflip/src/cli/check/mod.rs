@@ -1,6 +1,7 @@
 //! `psflip check`: prints the effective configuration with warnings, or every error.
 
 mod bake;
+mod output;
 mod overlap;
 mod paths;
 mod proxies;

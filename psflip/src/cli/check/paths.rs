@@ -138,7 +138,7 @@ fn parent(path: &Path) -> &Path {
 }
 
 /// Warns if the directory of a file that will be created does not exist.
-fn directory(key: &str, path: &Path) -> Option<Warning> {
+pub(super) fn directory(key: &str, path: &Path) -> Option<Warning> {
     let parent = parent(path);
     let effect = format!("`{}` could not be made there", path.display());
     (!parent.is_dir()).then(|| missing(key, parent, "is not a directory (yet)", &effect))
@@ -158,12 +158,16 @@ pub(super) fn places_of(name: &OsStr, workdir: &Path, envp: &[CString]) -> Optio
 }
 
 /// Warns of a program that execvp(3) would not find.
-fn program(key: &str, name: &OsStr, workdir: &Path, envp: &[CString]) -> Option<Warning> {
+pub(super) fn program(key: &str, name: &OsStr, workdir: &Path, envp: &[CString]) -> Option<Warning> {
     let places = places_of(name, workdir, envp)?;
     if places.iter().any(|place| place.is_file() && access(place, AccessFlags::X_OK).is_ok()) {
         return None;
     }
-    let effect = if key == "cmd" { "no child could be started" } else { "it would fail" };
+    let effect = match key {
+        "cmd" => "no child could be started",
+        "output.stdout" | "output.stderr" => "psflip could not start",
+        _ => "it would fail",
+    };
     Some(match places.iter().find(|place| place.exists()) {
         Some(there) => Warning {
             key: key.to_owned(),

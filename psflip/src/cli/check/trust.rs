@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Group, User, geteuid};
 
 use super::paths::places_of;
-use crate::config::{Health, Plan, Warning};
+use crate::config::{Health, Plan, Target, Warning, logger_argv};
 use crate::process::environment::child_environment;
 
 /// The bits of a mode (stat(2)) that matter here.
@@ -32,6 +32,11 @@ pub(super) fn of(plan: &Plan, config: &Path, envp: &[CString]) -> Vec<Warning> {
         ("hooks.promoted", first(&hooks.promoted)),
         ("hooks.failed", first(&hooks.failed)),
     ];
+    for (key, target) in plan.output.targets() {
+        if let Target::Pipe(line) = target {
+            programs.push((key, Some(OsStr::new(logger_argv(line)[0]))));
+        }
+    }
     if let Health::Command { cmd, .. } = &plan.health {
         programs.push(("healthcheck.command.cmd", first(cmd)));
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::config::{Document, Endpoint, EnvChange, Health, Pace, Plan, Warning, spell};
 use crate::signal::Signal;
 
-use super::{bake, overlap, paths, proxies, recycle, trust, variables};
+use super::{bake, output, overlap, paths, proxies, recycle, trust, variables};
 
 /// A longer delay before draining gets a warning.
 const LONG_DELAY: Duration = Duration::from_secs(300);
@@ -24,6 +24,7 @@ pub(super) fn of(plan: &Plan, next: Option<&Plan>, document: &Document, envp: &[
     found.extend(recycle::of(plan, document));
     found.extend(signals(plan));
     found.extend(paths::of(plan, envp));
+    found.extend(output::of(plan, envp));
     found.extend(variables::of(plan));
     found.extend(trust::of(plan, Path::new(document.name()), envp));
     found

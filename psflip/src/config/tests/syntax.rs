@@ -211,6 +211,6 @@ fn control_characters_do_not_reach_the_terminal() {
       |
     2 | "\u001b[31m" = 1
       | ^^^^^^^^^^^^
-      = help: here `cmd`, `workdir`, `pidfile`, `quiet`, `locals`, `env`, `env_file`, `env_dir`, `signals`, `upgrade`, `shutdown`, `healthcheck`, `listen`, `proxy`, `switch`, `hooks`, `recycle`, `control` and `log` can be set
+      = help: here `cmd`, `workdir`, `pidfile`, `quiet`, `locals`, `env`, `env_file`, `env_dir`, `signals`, `upgrade`, `shutdown`, `healthcheck`, `listen`, `proxy`, `switch`, `hooks`, `recycle`, `output`, `control` and `log` can be set
     "#);
 }

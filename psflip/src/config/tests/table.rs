@@ -80,6 +80,7 @@ fn text(table: &Table, name: &str, value: &str) -> String {
     if name == "settle" {
         text += "upgrade.timeout = \"5m\"\n"; // longer than the value
     }
+    let creates = table.title == "[output]" && ["mode", "owner", "group"].contains(&name);
     text += table.title;
     text.push('\n');
     for key in table.keys.iter().filter(required) {
@@ -95,6 +96,9 @@ fn text(table: &Table, name: &str, value: &str) -> String {
     }
     if ["fd", "key"].contains(&name) {
         text += "as = \"server_starter\"\n";
+    }
+    if creates {
+        text += "stdout = \"append:x\"\n";
     }
     if ["forwarded", "pool"].contains(&name) && table.title == "[[proxy]]" {
         text += "protocol = \"http\"\n";

@@ -21,6 +21,7 @@ fn hello() -> Hello {
         relay_back: true,
         bakes: true,
         keeper: true,
+        loggers: 1,
         exclusive: true,
         hold: Some(Hold { since: 1_795_000_000_000, max_ms: 30_000 }),
         records: 1,
@@ -70,6 +71,7 @@ fn the_wire() {
         ToSuccessor::Keep,
         ToSuccessor::Signal(Received { signal: Signal::HUP, code: -1, pid: 12, uid: 0, value: 7 }),
         ToSuccessor::Keeper,
+        ToSuccessor::Logger { target: "pipe:svlogd -tt /var/log/app".to_owned() },
         ToSuccessor::Start { waiting_since: Some(86_400_100) },
         ToSuccessor::Start { waiting_since: None },
         ToSuccessor::Acknowledge {
@@ -84,6 +86,7 @@ fn the_wire() {
         ToSuccessor::Abort { reason: Some("rolled back by pid 12 (root)".to_owned()) },
         ToSuccessor::Upgrade { by: by() },
         ToSuccessor::Main,
+        ToSuccessor::Reopen,
         ToSuccessor::Older {
             generation: 5,
             pid: 4700,
@@ -133,6 +136,7 @@ fn the_wire() {
         ToPredecessor::Upgrade { by: by() },
         ToPredecessor::Resume,
         ToPredecessor::Stop,
+        ToPredecessor::Reopen,
         ToPredecessor::End,
     ];
     let mut wire = String::new();

@@ -88,6 +88,9 @@ pub enum ToPredecessor {
     /// The successor got a stop request while the pidfile named it, so the request was meant for the service:
     /// the predecessor has to stop with its child.
     Stop,
+    /// The files of `[output]` are to be opened again, as
+    /// [`ToSuccessor::Reopen`](super::ToSuccessor::Reopen).
+    Reopen,
     /// The predecessor, which drains, has to end at once: an operator does not wait for it (`psflip upgrade
     /// --end-draining`). A predecessor that does not know this message is killed after a while.
     End,
@@ -162,6 +165,7 @@ impl WireMessage for ToPredecessor {
             Self::Upgrade { by } => upgrade(by.as_ref()),
             Self::Resume => Text::new("resume").finish(),
             Self::Stop => Text::new("stop").finish(),
+            Self::Reopen => Text::new("reopen").finish(),
             Self::End => Text::new("end").finish(),
         }
     }
@@ -199,6 +203,7 @@ impl WireMessage for ToPredecessor {
             "upgrade" => Self::Upgrade { by: fields.optional("by") },
             "resume" => Self::Resume,
             "stop" => Self::Stop,
+            "reopen" => Self::Reopen,
             "end" => Self::End,
             _ => return Ok(None),
         }))

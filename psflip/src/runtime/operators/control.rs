@@ -1,7 +1,7 @@
 //! The control socket of this generation: the socket, in the form in which it is handed over, and its server
 //! (`crate::control`).
 
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use crate::config::{self, Plan};
 use crate::control::protocol::Event as ControlEvent;
@@ -178,6 +178,11 @@ impl Control {
             server.set_interest(client, interest);
             server.answer(client, event, AfterReply::KeepOpen);
         }
+    }
+
+    /// Gives the connection to a client away.
+    pub(super) fn take(&mut self, client: u64) -> Option<OwnedFd> {
+        self.server.as_mut()?.take(client)
     }
 
     /// Closes the connection to a client.

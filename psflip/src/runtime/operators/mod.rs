@@ -12,6 +12,7 @@ mod status;
 pub(super) mod upgrade_log;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use super::handover::Handover;
@@ -47,6 +48,12 @@ impl Operators {
     pub(super) fn new(control: Control, log: UpgradeLog) -> Self {
         let files = Files::default();
         Self { control, log, files, keep_of: None, end_draining_from: None, changed: false }
+    }
+
+    /// The files of `[output]` are opened again for this client, whose connection is returned.
+    pub(super) fn reopening(&mut self, client: u64, event: &ControlEvent) -> Option<OwnedFd> {
+        self.control.subscribe(client, Interest::Stop, event); // it stays connected until it is taken
+        self.control.take(client)
     }
 
     /// The status that operators see has changed.

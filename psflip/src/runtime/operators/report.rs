@@ -18,6 +18,9 @@ impl Runtime {
     /// Reports the notice: in the log, to service managers and to clients of the control socket.
     pub(in crate::runtime) fn report(&mut self, notice: Notice) {
         self.log(notice);
+        if notice == Notice::Promoted {
+            self.start_readers_again(); // those that both generations used
+        }
         self.terminal_may_be_free(notice);
         self.notify_managers(notice);
         // Last: `psflip upgrade` in ExecReload= waits for this, and systemd must have its messages before
@@ -311,7 +314,10 @@ impl Runtime {
                 }
             }
             Notice::UpgradeStarted => {
-                let started = self.operators.log.begin_upgrade(self.identity.generation);
+                let started = self
+                    .operators
+                    .log
+                    .begin_upgrade(self.identity.generation, self.plan.output.stderr.file());
                 self.operators.notify_waiting(Some(started), AfterReply::KeepOpen);
             }
             Notice::UpgradeFailed

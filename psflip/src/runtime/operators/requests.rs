@@ -72,6 +72,7 @@ impl Runtime {
             }
             ControlRequest::Stop => self.on_stop_request(client, pid, uid),
             ControlRequest::Hold { max_ms } => self.on_hold_request(client, max_ms, &text::sender(pid, uid)),
+            ControlRequest::Reopen => self.on_reopen_request(client, &text::sender(pid, uid)),
             ControlRequest::Resume => self.on_resume_request(client, &text::sender(pid, uid)),
         }
     }

@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
@@ -53,7 +54,7 @@ pub(in crate::runtime) struct UnderWay {
     pub(in crate::runtime) settled: Option<Instant>,
     /// The length of the file that standard error is, at the start of the upgrade; `None` if it is not a
     /// regular file.
-    output: Option<u64>,
+    output: Option<(PathBuf, u64)>,
 }
 
 /// Milliseconds since 1970.
@@ -241,7 +242,7 @@ impl UpgradeLog {
     }
 
     /// Records the start of an upgrade of this generation.
-    pub(super) fn begin_upgrade(&mut self, generation: u64) -> protocol::Event {
+    pub(super) fn begin_upgrade(&mut self, generation: u64, stderr: Option<&Path>) -> protocol::Event {
         let by = self.hand_on().unwrap_or_default();
         self.begun += 1;
         let mut record = Record {
@@ -254,7 +255,8 @@ impl UpgradeLog {
         };
         record.step(UpgradeStep::Started, 0);
         let reported = event(&record, UpgradeStep::Started, 0, None, None);
-        let output = length_of_stderr();
+        let own = Path::new("/proc/self/fd/2");
+        let output = length_of(stderr.unwrap_or(own).to_owned());
         self.upgrade = Some(UnderWay { record, clock: clock(), settled: None, output });
         reported
     }
@@ -394,15 +396,16 @@ pub(super) fn promoted(record: &Record) -> protocol::Event {
     }
 }
 
-fn length_of_stderr() -> Option<u64> {
-    let metadata = std::fs::metadata("/proc/self/fd/2").ok()?;
-    metadata.is_file().then(|| metadata.size())
+/// A file that gets standard error, with its length.
+fn length_of(path: PathBuf) -> Option<(PathBuf, u64)> {
+    let metadata = std::fs::metadata(&path).ok()?;
+    metadata.is_file().then(|| (path, metadata.size()))
 }
 
-/// The last lines that psflip, the old child and the new child wrote to standard error since it had this
-/// length.
-fn written_since(length: u64) -> Option<String> {
-    let file = File::open("/proc/self/fd/2").ok()?;
+/// The last lines that psflip, the old child and the new child wrote to standard error since its file had
+/// this length.
+fn written_since((path, length): (PathBuf, u64)) -> Option<String> {
+    let file = File::open(path).ok()?;
     let end = file.metadata().ok()?.len();
     let start = length.max(end.saturating_sub(OUTPUT));
     let mut bytes = vec![0; usize::try_from(end.checked_sub(start)?).ok()?];

@@ -94,6 +94,7 @@ const KEYS: &[&str] = &[
     "healthcheck.tcp = { address = ':1', after",
     "healthcheck.tcp = { address = ':1', interval",
     "healthcheck.tcp = { address = ':1', successes",
+    "output.stdout",
     "log.level",
     "log.format",
     "pidfile",
