@@ -176,3 +176,20 @@ fn only_an_idle_anchor_re_executes_itself() {
     assert_eq!(promoted().calm(), Some((NEW, false, vec![OLD])));
     assert_eq!(AnchorState::resumed(NEW, false, false, vec![OLD], vec![]), promoted());
 }
+
+#[test]
+fn output_processes_are_known_until_they_exit_and_hold_up_nothing() {
+    // Contract: N1, A3
+    let mut state = AnchorState::new(OLD);
+    assert_eq!(state.on_message(30, AnchorMessage::Output), None);
+    assert_eq!(state.on_message(OLD, AnchorMessage::Output), None);
+    assert_eq!(state.outputs(), [30], "a generation is none");
+    for pid in 100..200 {
+        state.on_message(pid, AnchorMessage::Output);
+    }
+    assert_eq!(state.outputs().len(), MOST_OUTPUTS, "of many, the latest count");
+    state.on_exit(199, ExitStatus::Exited(0));
+    assert!(!state.outputs().contains(&199) && state.outputs().contains(&198));
+    state.on_exit(OLD, ExitStatus::Exited(3));
+    assert_eq!(state.outcome(true), Some(ExitStatus::Exited(3)), "the anchor waits for them after that");
+}

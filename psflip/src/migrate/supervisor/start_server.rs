@@ -122,12 +122,20 @@ fn refuse_commands(given: &[Given]) -> Result<(), Wrong> {
 fn operating(out: &mut Output, given: &[Given]) -> Result<(), Wrong> {
     let last = |name| given.iter().rev().find(|option| option.name == name);
     if let Some(Given { value, place, .. }) = last("log-file") {
-        let how = match value.trim_start().strip_prefix('|') {
-            Some(command) => format!("`psflip -c FILE 2>&1 | {}`", command.trim()),
-            None => format!("`psflip -c FILE >> {value} 2>&1`"),
+        let command = value.trim_start().strip_prefix('|').map(str::trim);
+        let target = match command {
+            Some(command) => format!("pipe:{command}"),
+            None => format!("append:{value}"),
         };
-        let text = format!("leave the log to your supervisor, or redirect: {how}");
-        out.left(place, text);
+        if command.is_some() && last("dir").is_some() {
+            out.note(place, "the command runs in `workdir`, as the server does");
+        }
+        out.text("[output]", "stdout", &target);
+        out.text("[output]", "stderr", &target);
+        if command.is_none() {
+            out.explain("psflip's own log, as start_server's is there.");
+            out.text("[log]", "file", value);
+        }
     }
     if let Some(Given { value, place, .. }) = last("status-file") {
         let text =

@@ -96,9 +96,9 @@ fn the_command_line_of_another_program_is_taken_as_it_is() {
             "psflip: start_server: argument 1 (`--prot=80`): start_server has no such option\n  = help: did you mean `--port`?\n"
         )
     );
-    let (code, running) = migrate(&sandbox, &["start_server", "--daemonize", "--log-file", "x", "y"]);
+    let (code, running) = migrate(&sandbox, &["start_server", "--daemonize", "--status-file", "x", "y"]);
     assert_eq!(code, 1, "{}", running.stderr());
-    assert!(running.stderr().contains("start_server: `--log-file`: left to do: "), "{}", running.stderr());
+    assert!(running.stderr().contains("start_server: `--status-file`: left to do: "), "{}", running.stderr());
     // A file of this name is still one.
     sandbox.write("start_server", "cmd: [z]\n");
     assert_eq!(command(&["./start_server"]), "cmd = [\"z\"]");
