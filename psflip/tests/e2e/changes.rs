@@ -3,7 +3,14 @@
 use serde_json::Value;
 use testkit::{Deadline, Sandbox, Stream, psflip_bin, wait_until};
 
-use crate::service::{UNTIL_FILE, stop};
+use crate::service::stop;
+
+/// Healthy once there is a file for the generation, which the child makes itself.
+const UNTIL_FILE: &str = "[healthcheck.command]\n\
+    cmd = [\"/bin/sh\", \"-c\", \"test -e healthy-$PSFLIP_GENERATION\"]\ninterval = \"5ms\"\n";
+
+/// A program that is healthy at once.
+const WELL: &str = "echo > healthy-$PSFLIP_GENERATION\nexec /bin/sleep 1000\n";
 
 /// Waits until this generation is active, and nothing else is under way. Returns the number of its upgrade.
 #[track_caller]
@@ -30,12 +37,11 @@ fn a_change_of_files_upgrades_and_a_broken_version_changes_nothing() {
         std::fs::rename(new, sandbox.path("src/start.sh")).expect("both are there");
     };
     std::fs::create_dir(sandbox.path("src")).expect("it is new");
-    version("exec /bin/sleep 1000\n");
-    sandbox.write("healthy", "");
+    version(WELL);
     let builder = sandbox.psflip().cmd(["/bin/sh", "src/start.sh"]).config(UNTIL_FILE);
     let psflip = builder.subcommand("run").arg("--watch").arg("src").start().wait_ready();
     psflip.wait_for_line(Stream::Stderr, "watching for changes directories=2 files=1");
-    version("exec /bin/sleep 1001\n");
+    version(WELL);
     psflip.wait_for_line(Stream::Stderr, "upgrade requested reason=\"watch: src/start.sh\"");
     assert_eq!(wait_generation(&sandbox, 2), 1);
 
@@ -44,17 +50,16 @@ fn a_change_of_files_upgrades_and_a_broken_version_changes_nothing() {
     psflip.wait_for_line(Stream::Stderr, "upgrade failed; the old child keeps running");
     assert_eq!((psflip.active(), psflip.child()), before, "{}", sandbox.report());
     assert!(psflip.log().contains("broken\n") && psflip.log().contains("exit code 3"), "{}", psflip.log());
-    version("exec /bin/sleep 1002\n");
+    version(WELL);
     assert_eq!(wait_generation(&sandbox, 3), 3);
 
     // A change during an upgrade is one more upgrade, although both generations see it.
-    std::fs::remove_file(sandbox.path("healthy")).unwrap();
-    version("exec /bin/sleep 1003\n");
-    psflip.wait_for_line(Stream::Stderr, "generation=4 ");
-    version("exec /bin/sleep 1004\n");
+    version("echo reads this >&2\nexec /bin/sleep 1000\n");
+    psflip.wait_for_line(Stream::Stderr, "reads this");
+    version(WELL);
     psflip.wait_for_line(Stream::Stderr, "upgrade queued because=\"an upgrade is under way\"");
     psflip.wait_for_line(Stream::Stderr, "upgrade queued because=\"the child is not healthy yet\"");
-    sandbox.write("healthy", "");
+    sandbox.write("healthy-4", "");
     assert_eq!(wait_generation(&sandbox, 5), 5);
     sandbox.write("more/new.sh", "");
     std::fs::rename(sandbox.path("more"), sandbox.path("src/more")).expect("both are there");
