@@ -43,15 +43,16 @@ pub(super) fn baking(state: &mut State, step: Bake, event: Event) -> Vec<Effect>
             effects
         }
         Event::PredecessorGone => match step {
-            // There is nothing to go back to (contract F8).
-            Bake::AwaitingTraffic | Bake::OnTrial => {
+            Bake::Returning { cause: Failure::Aborted } => {
+                leave(state, Failure::Aborted, ChildSignal::Send, RelayOrder::Stop)
+            }
+            // There is nothing to go back to, and this child serves, as well as it can (contract B4, F8).
+            Bake::AwaitingTraffic | Bake::OnTrial | Bake::Returning { .. } => {
                 let mut effects = bake_is_over();
                 effects.push(Report(Notice::PredecessorKilled));
                 effects.extend(switch_again(state));
                 effects
             }
-            // The reason for giving up remains.
-            Bake::Returning { cause } => leave(state, cause, ChildSignal::Send, RelayOrder::Stop),
         },
         Event::Aborted => match step {
             Bake::AwaitingTraffic | Bake::OnTrial => fail(state, Failure::Aborted, ChildSignal::Send),

@@ -498,7 +498,10 @@ impl World {
             let fails = matches!(generation.state.phase, Phase::Draining { outcome: Outcome::Failed(_), .. });
             let had_traffic = event == Event::PredecessorGone
                 && before.is_on_trial()
-                && !matches!(before.phase, Phase::Baking { step: Bake::Returning { .. } })
+                && !matches!(
+                    before.phase,
+                    Phase::Baking { step: Bake::Returning { cause: Failure::Aborted } }
+                )
                 && fails;
             if is_alone || had_traffic {
                 return Err(format!(

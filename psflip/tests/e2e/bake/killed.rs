@@ -238,8 +238,8 @@ fn while_the_old_psflip_is_suspended_at_the_end_of_a_bake_the_new_child_serves()
 }
 
 #[test]
-fn a_new_generation_whose_roll_back_the_old_psflip_does_not_outlive_stops() {
-    // Contract: B3, B4
+fn a_new_generation_whose_roll_back_the_old_psflip_does_not_outlive_serves() {
+    // Contract: B3, B4, F8
     let service = Baked::start();
     let bake = service.bake();
     service.serves("gen2");
@@ -247,8 +247,17 @@ fn a_new_generation_whose_roll_back_the_old_psflip_does_not_outlive_stops() {
     service.sandbox.write("sick", "");
     service.psflip.output().wait_after(bake.mark, Stream::Stderr, "this generation failed");
     kill(bake.old);
-    service.psflip.wait_exit();
+    service.psflip.output().wait_after(bake.mark, Stream::Stderr, "there is nothing to go back to");
+    service.psflip.wait_successor(bake.old);
+    assert_eq!((service.psflip.active(), service.psflip.child()), (bake.new, bake.new_child));
+    service.serves("gen2");
+    // The next upgrade works.
+    std::fs::remove_file(service.sandbox.path("sick")).unwrap();
+    configure(&service.sandbox, CARELESS, &config(""));
+    service.psflip.flip();
+    service.serves("gen3");
     drop(service.probe.finish());
+    service.psflip.stop();
     service.sandbox.assert_no_process_left();
 }
 
