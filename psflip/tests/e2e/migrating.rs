@@ -224,6 +224,7 @@ fn standard_input_is_read_and_its_format_detected() {
 
 #[test]
 fn incomplete_and_unreadable_input_have_distinct_exit_codes() {
+    // Contract: X4
     let sandbox = Sandbox::new();
     sandbox.write("left.yml", "cmd: [x]\nworkdir: '{{ range . }}'\n");
     let (code, running) = migrate(&sandbox, &["left.yml"]);

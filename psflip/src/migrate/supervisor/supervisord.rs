@@ -248,9 +248,10 @@ fn choose<'s>(sections: &'s [Section], wanted: Option<&str>) -> Result<&'s Secti
 /// The sections of the file, as Python's RawConfigParser reads them for supervisord.
 fn read(text: &str) -> Result<Vec<Section>, Wrong> {
     let mut sections: Vec<Section> = Vec::new();
+    let mut last_indent = 0;
     for (index, line) in text.lines().enumerate() {
         let place = format!("line {}", index + 1);
-        let is_continued = line.starts_with([' ', '\t']);
+        let indent = line.len() - line.trim_start().len();
         let line = without_comment(line);
         if line.is_empty() {
             continue;
@@ -270,7 +271,10 @@ fn read(text: &str) -> Result<Vec<Section>, Wrong> {
                 "give a configuration of supervisord",
             ));
         };
-        if is_continued && let Some((_, value, _)) = section.settings.last_mut() {
+        // More than the line of the setting itself: its value goes on.
+        if indent > last_indent
+            && let Some((_, value, _)) = section.settings.last_mut()
+        {
             *value += &format!("\n{line}");
             continue;
         }
@@ -278,6 +282,7 @@ fn read(text: &str) -> Result<Vec<Section>, Wrong> {
             return Err(Wrong::new(place, "it is no setting", "a setting is `name = value`"));
         };
         let (name, value) = (line[..end].trim().to_lowercase(), line[end + 1..].trim().to_owned());
+        last_indent = indent;
         section.settings.retain(|(other, ..)| *other != name);
         section.settings.push((name, value, place));
     }
@@ -352,8 +357,13 @@ fn variables(place: &str, text: &str) -> Result<Vec<(String, String)>, Wrong> {
                 return Err(Wrong::new(place, message, "write `environment = A=\"1\",B=\"2\"`"));
             }
         };
-        let value = if value.is_empty() { String::new() } else { split(place, value)?.join(" ") };
-        variables.push((name.to_owned(), value));
+        let is_quoted = value.starts_with(['"', '\'']);
+        if !is_quoted && value.contains(char::is_whitespace) {
+            let message = format!("the value of `{name}` has white space but no quotes");
+            return Err(Wrong::new(place, message, "supervisord would cut it: write `A=\"1 2\"`"));
+        }
+        // Without escapes, as supervisord reads it.
+        variables.push((name.to_owned(), value.trim_matches(['"', '\'']).to_owned()));
     }
     Ok(variables)
 }

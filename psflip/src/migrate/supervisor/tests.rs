@@ -1,4 +1,4 @@
-//! What becomes of command lines and files, and every error (contract X1).
+//! What becomes of command lines and files, and every error (contract X4).
 
 use std::fmt::Write as _;
 use std::time::SystemTime;
@@ -44,7 +44,7 @@ fn of_start_server(line: &str) -> Result<Translated, Wrong> {
 
 #[test]
 fn every_option_of_start_server_has_its_counterpart() {
-    // Contract: X1
+    // Contract: X4
     insta::assert_snapshot!(
         "start_server",
         shown(of_start_server(
@@ -104,7 +104,7 @@ fn of_spawn_fcgi(line: &str) -> Result<Translated, Wrong> {
 
 #[test]
 fn every_option_of_spawn_fcgi_has_its_counterpart() {
-    // Contract: X1
+    // Contract: X4
     let all = "-s/run/app.sock -M 660 -U www-data -u app -g app -c /jail -S -d /srv -P app.pid -C 4 -F 2 -b 100 -- ./app -x";
     insta::assert_snapshot!("spawn_fcgi", shown(of_spawn_fcgi(all)));
     insta::assert_snapshot!("spawn_fcgi_tcp", shown(of_spawn_fcgi("-np 9000 -a ::1 -f app.fcgi")));
@@ -117,8 +117,8 @@ logfile = x
 [program:app]
 command = /srv/%(program_name)s/server --port \"%(ENV_STAGE)s\" 'a b' 100%% --node %(process_num)02d ; a comment
 directory = %(here)s/data
-environment = A=\"1,2\",
-    B='%(ENV_STAGE)s'
+environment = A=\"1,2\",C=\"a\\b\",
+    B='%(ENV_STAGE)s',D=\"\"
 user = app
 stopsignal = QUIT
 stopwaitsecs = 30
@@ -145,7 +145,7 @@ fn of_supervisord(text: &str, program: Option<&str>) -> Result<Translated, Wrong
 
 #[test]
 fn a_program_of_supervisord_becomes_a_configuration() {
-    // Contract: X1
+    // Contract: X4
     insta::assert_snapshot!("supervisord", shown(of_supervisord(SUPERVISORD, Some("app"))));
     insta::assert_snapshot!("supervisord_fcgi", shown(of_supervisord(SUPERVISORD, Some("php"))));
     insta::assert_snapshot!("supervisord_unix", shown(of_supervisord(SUPERVISORD, Some("cgi"))));
@@ -157,7 +157,7 @@ fn of_runit(lines: &str) -> Result<Translated, Wrong> {
 
 #[test]
 fn a_run_script_becomes_a_configuration() {
-    // Contract: X1
+    // Contract: X4
     let simple = "#!/bin/sh\nexec 2>&1\n# it\ncd '/srv/my app' || exit 1\nexport A=1 B=\"2 3\"\n\
                   C=4 exec chpst -u app \\\n    ./server --port 80 2>&1\n";
     insta::assert_snapshot!("runit", shown(of_runit(simple)));
@@ -191,7 +191,7 @@ fn of_procfile(text: &str, kind: Option<&str>) -> Result<Translated, Wrong> {
 
 #[test]
 fn a_line_of_a_procfile_becomes_a_configuration() {
-    // Contract: X1
+    // Contract: X4
     let text = "# it\nweb: A=1 B=\"2\" bundle exec puma -p ${PORT:-3000}\nworker: exec ./work 'a b'\n\
                 tcp: PORT=9 ./x $PORT\nbuild: cd a && exec ./b > c\n";
     insta::assert_snapshot!("procfile", shown(of_procfile(text, Some("web"))));
@@ -211,7 +211,7 @@ fn a_line_of_a_procfile_becomes_a_configuration() {
 
 #[test]
 fn what_can_not_be_translated_is_an_error_with_place_and_help() {
-    // Contract: X1
+    // Contract: X4
     let mut text = String::new();
     let mut add = |what: &str, wrong: Result<Translated, Wrong>| {
         writeln!(text, "{what}\n{}\n", wrong.expect_err(what)).unwrap();
@@ -261,6 +261,7 @@ fn what_can_not_be_translated_is_an_error_with_place_and_help() {
         ("[program:a]\ncommand = x\nstopsignal = NO\n", None),
         ("[program:a]\ncommand = x\nstartsecs = 1s\n", None),
         ("[program:a]\ncommand = x\nenvironment = A\n", None),
+        ("  [program:a]\n  command = x\n  environment = A=1 2\n", None),
         ("[fcgi-program:a]\ncommand = x\n", None),
         (SUPERVISORD, None),
         (SUPERVISORD, Some("other")),

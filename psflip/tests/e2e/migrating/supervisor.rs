@@ -56,6 +56,7 @@ fn what_start_server_started_runs() {
 
 #[test]
 fn what_spawn_fcgi_started_runs() {
+    // Contract: C3
     let sandbox = Sandbox::new();
     let server = fixture("fcgi-server").display().to_string();
     let arguments = ["spawn-fcgi", "-ns", "app.sock", "-M600", "--", &server, "--inherit", "stdin"];
@@ -74,6 +75,7 @@ fn what_supervisord_started_runs() {
 
 #[test]
 fn the_command_line_of_another_program_is_taken_as_it_is() {
+    // Contract: X4
     let sandbox = Sandbox::new();
     let command = |arguments: &[&str]| {
         let (code, running) = migrate(&sandbox, arguments);
