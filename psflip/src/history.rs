@@ -9,6 +9,9 @@ use crate::text;
 /// How many upgrades are kept.
 pub const MOST: usize = 16;
 
+/// How many old generations can drain at the same time (`upgrade.draining`).
+const MOST_DRAINING: u64 = 7;
+
 /// The longest reason or probe result that is kept, in characters: a record has to fit into a hand-over
 /// message.
 const LONGEST: usize = 500;
@@ -252,7 +255,16 @@ impl History {
     /// Adds the newest one, and drops the oldest ones beyond [`MOST`].
     pub fn add(&mut self, record: Record) {
         while self.0.len() >= MOST {
-            self.0.pop_front();
+            // That of a drain is still to be completed, for clients that wait for its end.
+            let newest = self.0.back().map_or(0, |newest| newest.to);
+            let drains = |record: &Record| {
+                record.is_promotion()
+                    && record.from.is_some()
+                    && record.drained_ms().is_none()
+                    && record.to + MOST_DRAINING > newest
+            };
+            let done = self.0.iter().position(|record| !drains(record)).unwrap_or_default();
+            self.0.remove(done);
         }
         self.0.push_back(record);
     }

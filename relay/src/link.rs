@@ -10,7 +10,8 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    SendAncillaryMessage, SendFlags, Shutdown, SocketFlags, SocketType, recvmsg, sendmsg, shutdown,
+    socketpair,
 };
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
@@ -98,6 +99,11 @@ impl Link {
                 other => return other,
             }
         }
+    }
+
+    /// From now on sending fails at the other side; what it has sent can still be received.
+    pub(crate) fn refuse_more(&self) {
+        let _ = shutdown(&self.socket, Shutdown::Read); // it can't fail for a connected socket
     }
 
     /// Whether a descriptor is kept free.

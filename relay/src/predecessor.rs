@@ -29,9 +29,37 @@ pub(crate) fn receive(link: Link, all: Rc<[Rc<Proxied>]>) -> impl Future<Output 
     }
 }
 
+/// Waits until this relay has left for good and has nothing more to do itself. An older relay may still have
+/// clients for an hour (`upgrade.draining`); it keeps them, so that this generation need not wait for it.
+async fn is_done(all: &[Rc<Proxied>]) {
+    let Some(first) = all.first() else { return std::future::pending().await };
+    let mut control = first.control.clone();
+    if control.wait_for(|control| control.leaves && !control.may_return).await.is_err() {
+        return std::future::pending().await;
+    }
+    for proxied in all {
+        loop {
+            let closed = proxied.closed.notified();
+            if proxied.tally.open.get() == 0 && proxied.tally.idle.get() == 0 {
+                break;
+            }
+            closed.await;
+        }
+    }
+}
+
 async fn receive_all(link: &Link, all: &[Rc<Proxied>]) {
+    let mut is_refused = false;
     loop {
-        let packet = match link.receive().await {
+        let received = tokio::select! {
+            received = link.receive() => received,
+            () = is_done(all), if !is_refused => {
+                link.refuse_more();
+                is_refused = true;
+                continue;
+            }
+        };
+        let packet = match received {
             Ok(Some(packet)) => packet,
             Ok(None) => return,
             Err(error) => {

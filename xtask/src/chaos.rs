@@ -14,7 +14,7 @@ that succeed and upgrades that fail in every way, invalid and half-written confi
 replaced programs, signals, stopped and killed processes, too few descriptors, operators' commands that are killed. Half of
 the rounds run below an anchor or `psflip watch`, which are killed and stopped as well. In some rounds new generations bake,
 and are rolled back by a failing health check or `psflip rollback`, or kept by `psflip keep`; in others the children must not
-overlap. Meanwhile other clients send valid and invalid requests to the control socket.
+overlap, or several old generations drain. Meanwhile other clients send valid and invalid requests to the control socket.
 
 After every step it waits until nothing moves, and checks from outside what docs/contract.md promises: the pidfile names
 one living psflip, a failed upgrade has not changed the old child (or has started it again), an upgrade has lost no request,

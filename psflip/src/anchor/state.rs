@@ -37,7 +37,13 @@ pub(super) struct AnchorState {
     /// Processes that write the last lines of a child, and exit by themselves. Some may have exited as
     /// children of their generation.
     outputs: Vec<u32>,
+    /// Messages about an upgrade of a generation of which the anchor does not know yet that it is active,
+    /// because its predecessor was killed before it could report that. They count as soon as it is.
+    early: Vec<(u32, AnchorMessage)>,
 }
+
+/// More early messages than any version sends.
+const MOST_EARLY: usize = 16;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Coming {
@@ -80,6 +86,7 @@ impl AnchorState {
             former,
             exit_status: None,
             outputs,
+            early: Vec::new(),
         }
     }
 
@@ -121,6 +128,10 @@ impl AnchorState {
     /// any other process. Returns the protocols of the new active generation, if there is one.
     pub(super) fn on_message(&mut self, from: u32, message: AnchorMessage) -> Option<Option<Speaks>> {
         let is_active = self.active == Some(from);
+        if self.is_early(from, message) {
+            self.early.push((from, message));
+            return None;
+        }
         match message {
             AnchorMessage::Upgrading if is_active => {
                 self.upgrading = true;
@@ -153,7 +164,7 @@ impl AnchorState {
                 match coming.exit_status {
                     None => {
                         self.active = Some(pid);
-                        return Some(coming.speaks);
+                        return Some(self.catch_up().unwrap_or(coming.speaks));
                     }
                     Some(end) => (self.active, self.exit_status) = (None, Some(end)),
                 }
@@ -174,6 +185,7 @@ impl AnchorState {
     /// The upgrade of the announced successor is over. The successor may run a little
     /// longer, to stop its child.
     fn give_up_coming(&mut self) {
+        self.early.clear();
         let living = self.coming.take().filter(|coming| coming.exit_status.is_none());
         self.failed.extend(living.map(|coming| coming.pid));
     }
@@ -212,7 +224,26 @@ impl AnchorState {
         self.active = Some(coming.pid);
         self.leaves = coming.leaves;
         self.upgrading = false;
+        self.catch_up();
         true
+    }
+
+    /// Whether this message is to count once the announced successor is active: that one has started an
+    /// upgrade.
+    fn is_early(&self, from: u32, message: AnchorMessage) -> bool {
+        let Some(coming) = &self.coming else { return false };
+        let begins = coming.pid == from && message == AnchorMessage::Upgrading;
+        let follows = !self.early.is_empty() && !self.is_known(from);
+        (begins || follows) && self.early.len() < MOST_EARLY
+    }
+
+    /// Reads the early messages. Returns as [`AnchorState::on_message`].
+    fn catch_up(&mut self) -> Option<Option<Speaks>> {
+        let mut active = None;
+        for (from, message) in std::mem::take(&mut self.early) {
+            active = self.on_message(from, message).or(active);
+        }
+        active
     }
 
     /// The generations that drain although no generation is active. Each is returned once, to be requested to

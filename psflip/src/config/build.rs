@@ -85,7 +85,8 @@ fn plan(reader: &mut Reader<'_>, root: &DeTable<'_>, name: &str, reads_variables
     let control = control::control(reader, &control, pidfile.is_some());
     let listeners = listen::listeners(reader, &file);
     let proxies = proxies::proxies(reader, &file, &listeners);
-    let plan = Plan {
+    let mut plan = Plan {
+        uses_slot: false,
         cmd: reader.argv(&file, "cmd"),
         raw_cmd: None,
         workdir: reader.path(&file, "workdir"),
@@ -106,6 +107,7 @@ fn plan(reader: &mut Reader<'_>, root: &DeTable<'_>, name: &str, reads_variables
         control,
         log: log(reader, &file),
     };
+    plan.uses_slot = reader.uses_slot(); // now that everything is rendered
     health::conflicts(reader, &file, &plan.health);
     refuse_bake(reader, &file, &plan);
     refuse_draining(reader, &file, &plan);
@@ -214,7 +216,7 @@ fn refuse_draining(reader: &mut Reader<'_>, file: &Section<'_>, plan: &Plan) {
             Error::at(key.span(), "`upgrade.draining` and `overlap = false` exclude each other")
                 .help("without overlap no old child runs beside the new one: remove one of them"),
         );
-    } else if reader.uses_slot() {
+    } else if plan.uses_slot {
         reader.error(
             Error::at(key.span(), "`upgrade.draining` and `blue_green()` or `ab()` exclude each other").help(
                 "there are two slots, and more generations than two would share them: use `generation()`, for example in `/run/app/{{ generation() }}.sock`, or `free_port(…)`",

@@ -14,6 +14,8 @@ use crate::signal::Signal;
 /// The configuration of one generation: every template is rendered, every value is valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
+    /// A value depends on the slot.
+    pub uses_slot: bool,
     /// argv of the child; never empty, no element contains a NUL byte. execvp(3) looks up the first element,
     /// relative to `workdir`.
     pub cmd: Vec<String>,

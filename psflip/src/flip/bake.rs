@@ -145,6 +145,7 @@ pub(super) fn baking(state: &mut State, step: Bake, event: Event) -> Vec<Effect>
         | Event::SuccessorPrepared
         | Event::SuccessorTreeGone
         | Event::OldGenerationGone
+        | Event::Announced
         | Event::EndDrainingRequested
         | Event::EndRequested
         | Event::Acknowledged { .. }

@@ -172,6 +172,7 @@ pub(super) fn starting(
         | Event::SuccessorGone
         | Event::SuccessorTreeGone
         | Event::OldGenerationGone
+        | Event::Announced
         | Event::EndDrainingRequested
         | Event::EndRequested => Vec::new(),
     }
@@ -283,6 +284,7 @@ fn serving(state: &mut State, stopping: Stopping, event: Event) -> Vec<Effect> {
         | Event::SuccessorGone
         | Event::SuccessorTreeGone
         | Event::OldGenerationGone
+        | Event::Announced
         | Event::EndDrainingRequested
         | Event::EndRequested => Vec::new(),
     }
@@ -349,6 +351,8 @@ pub(super) fn give_up_request(state: &mut State, predecessor: Predecessor) -> Op
 pub(super) fn promoted(state: &mut State, predecessor_drains: bool) -> Vec<Effect> {
     state.phase = Phase::Serving { stopping: Stopping::No };
     state.old.draining += u8::from(predecessor_drains);
+    // With one, the next upgrade waits for its end.
+    state.old.announcing = predecessor_drains && state.old.most > 1;
     vec![Effect::Relay(RelayOrder::Accept), Effect::Report(Notice::Promoted), Effect::RunHook(Hook::Promoted)]
 }
 
@@ -368,6 +372,8 @@ pub(super) fn start_queued_upgrade(state: &mut State) -> Vec<Effect> {
         Vec::new()
     } else if state.has_room() {
         start_upgrade(state)
+    } else if state.old.announcing {
+        Vec::new()
     } else if state.old.most > 1 {
         vec![Effect::EndOldest, Effect::Arm(Timer::Ending)]
     } else {

@@ -173,6 +173,7 @@ pub(super) fn draining(
         | Event::SuccessorGone
         | Event::SuccessorTreeGone
         | Event::OldGenerationGone
+        | Event::Announced
         | Event::EndDrainingRequested
         | Event::EndRequested => Vec::new(),
     }
@@ -223,6 +224,14 @@ pub(super) fn tree_is_over(
 /// Nothing is left of this generation.
 fn nothing_left(state: &mut State, outcome: Outcome, old_generation: OldGeneration) -> Vec<Effect> {
     if old_generation != OldGeneration::Awaited {
+        return exit(state, outcome);
+    }
+    exit_after_old_generations(state, outcome)
+}
+
+/// psflip exits when the old generations have, which received the stop request as well (contract F11).
+pub(super) fn exit_after_old_generations(state: &mut State, outcome: Outcome) -> Vec<Effect> {
+    if state.old.draining == 0 {
         return exit(state, outcome);
     }
     state.phase = Phase::AwaitingPredecessor { outcome };
@@ -297,6 +306,7 @@ pub(super) fn awaiting_predecessor(state: &mut State, outcome: Outcome, event: E
         | Event::SuccessorGone
         | Event::SuccessorTreeGone
         | Event::OldGenerationGone
+        | Event::Announced
         | Event::EndDrainingRequested
         | Event::EndRequested => Vec::new(),
     }

@@ -96,6 +96,8 @@ pub enum Event {
     PredecessorGone,
     /// An old generation that drains, and is not the predecessor, is gone.
     OldGenerationGone,
+    /// The predecessor, which drains, has announced this generation to the service managers.
+    Announced,
     /// All old generations are to end at once (`psflip upgrade --end-draining`).
     EndDrainingRequested,
     /// The active generation requests that this one, which drains, ends at once.

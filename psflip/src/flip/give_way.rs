@@ -166,6 +166,7 @@ pub(super) fn giving_way(state: &mut State, step: GiveWay, turn: Turn, event: Ev
         | Event::NotCommitted
         | Event::SuccessorTreeGone
         | Event::OldGenerationGone
+        | Event::Announced
         | Event::EndDrainingRequested
         | Event::EndRequested => Vec::new(),
     }
@@ -351,6 +352,7 @@ pub(super) fn restarting(state: &mut State, step: Restart, event: Event) -> Vec<
         | Event::SuccessorNotStarted
         | Event::SuccessorGone
         | Event::OldGenerationGone
+        | Event::Announced
         | Event::EndDrainingRequested
         | Event::EndRequested => Vec::new(),
     }

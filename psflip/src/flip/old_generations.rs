@@ -18,11 +18,15 @@ pub(super) fn about_old_generations(state: &mut State, event: Event) -> Option<V
             if is_older { Notice::OlderDrained } else { Notice::PredecessorDrained },
         ));
     }
+    if event == Event::Announced {
+        state.old.announcing = false;
+        return Some(start_queued_upgrade(state));
+    }
     if event == Event::TimedOut(Timer::Ending) {
-        return Some(if state.has_taken_over() { vec![Effect::KillEnding] } else { Vec::new() });
+        return Some(if state.has_old_generations() { vec![Effect::KillEnding] } else { Vec::new() });
     }
     if event == Event::EndDrainingRequested {
-        let ends = state.has_taken_over() && state.old.draining > 0;
+        let ends = state.has_old_generations() && state.old.draining > 0;
         return Some(if ends { vec![Effect::EndDraining, Effect::Arm(Timer::Ending)] } else { Vec::new() });
     }
     None
@@ -34,8 +38,9 @@ fn one_is_gone(state: &mut State, notice: Notice) -> Vec<Effect> {
         return Vec::new();
     }
     state.old.draining -= 1;
+    state.old.announcing &= notice != Notice::PredecessorDrained;
     // Before its promotion, this generation only counts.
-    if !state.has_taken_over() {
+    if !state.has_old_generations() {
         return Vec::new();
     }
     let mut effects = vec![Effect::Report(notice)];

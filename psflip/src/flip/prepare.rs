@@ -1,7 +1,8 @@
 //! The decision of a successor that has no child yet: it checks what needs no child, and waits until the
 //! predecessor's child is gone if the two must not run at once (contract E1, E2).
 
-use super::decide::{give_up_request, queue_upgrade};
+use super::decide::{give_up_request, pass_stop_back, queue_upgrade};
+use super::drain::exit_after_old_generations;
 use super::effect::{Effect, Notice};
 use super::event::Event;
 use super::state::{Failure, Outcome, Phase, Predecessor, Preparation, State, Timer};
@@ -73,10 +74,10 @@ pub(super) fn preparing(
                 Predecessor::Serves => give_up(state, predecessor, Failure::Aborted),
                 // The service is to stop, and no child is there whose exit status could be relayed.
                 Predecessor::None => {
-                    state.phase = Phase::Exiting;
                     let mut effects = vec![Effect::Report(Notice::Stopping)];
                     effects.extend(give_up_request(state, predecessor));
-                    effects.push(Effect::Exit(Outcome::Relay(ExitStatus::Exited(0))));
+                    effects.extend(pass_stop_back(state));
+                    effects.extend(exit_after_old_generations(state, Outcome::Relay(ExitStatus::Exited(0))));
                     effects
                 }
             });
@@ -133,6 +134,7 @@ pub(super) fn preparing(
         | Event::SuccessorGone
         | Event::SuccessorTreeGone
         | Event::OldGenerationGone
+        | Event::Announced
         | Event::EndDrainingRequested
         | Event::EndRequested => Vec::new(),
     }

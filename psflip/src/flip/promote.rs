@@ -251,6 +251,7 @@ pub(super) fn promoting(
         | Event::SuccessorGone
         | Event::SuccessorTreeGone
         | Event::OldGenerationGone
+        | Event::Announced
         | Event::EndDrainingRequested
         | Event::EndRequested => Vec::new(),
     }

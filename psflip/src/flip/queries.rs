@@ -1,8 +1,8 @@
 //! Queries about a state, so that the runtime need not look into phases.
 
 use super::state::{
-    Bake, Child, DrainStep, GiveWay, OldGeneration, Outcome, Phase, Preparation, Restart, State, Stopping,
-    Successor, Turn,
+    Bake, Child, DrainStep, GiveWay, OldGeneration, Outcome, Phase, Predecessor, Preparation, Restart, State,
+    Stopping, Successor, Turn,
 };
 
 /// Why an upgrade can't start at once (contract U7).
@@ -111,7 +111,7 @@ impl State {
 
     /// Whether one more old generation may drain, so that an upgrade can start.
     pub(super) fn has_room(&self) -> bool {
-        self.old.draining < self.old.most
+        self.old.draining < self.old.most && !self.old.announcing
     }
 
     /// What becomes of the old generations when this one, which is the service, exits.
@@ -120,6 +120,26 @@ impl State {
             (0, _) => OldGeneration::Gone,
             (_, false) => OldGeneration::Drains,
             (_, true) => OldGeneration::Awaited,
+        }
+    }
+
+    /// Whether the old generations are this one's to stop and to wait for: it is the service, was it and
+    /// stops, or goes on alone.
+    #[must_use]
+    pub fn has_old_generations(&self) -> bool {
+        match self.phase {
+            Phase::Preparing { predecessor, .. }
+            | Phase::Starting { predecessor, .. }
+            | Phase::Settling { predecessor }
+            | Phase::Promoting { predecessor, .. } => predecessor == Predecessor::None,
+            Phase::Serving { .. }
+            | Phase::Upgrading { .. }
+            | Phase::GivingWay { .. }
+            | Phase::Restarting { .. }
+            | Phase::Draining { .. }
+            | Phase::AwaitingPredecessor { .. }
+            | Phase::Baking { .. }
+            | Phase::Exiting => self.has_taken_over(),
         }
     }
 

@@ -77,6 +77,7 @@ pub(super) fn settling(state: &mut State, predecessor: Predecessor, event: Event
         | Event::SuccessorGone
         | Event::SuccessorTreeGone
         | Event::OldGenerationGone
+        | Event::Announced
         | Event::EndDrainingRequested
         | Event::EndRequested => Vec::new(),
     }

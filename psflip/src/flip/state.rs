@@ -22,6 +22,9 @@ pub struct OldGenerations {
     pub draining: u8,
     /// With how many of them an upgrade must not start (`upgrade.draining`).
     pub most: u8,
+    /// The predecessor has not announced this generation to the service managers yet. Until then an upgrade
+    /// must not start: they would take its successor for a stranger.
+    pub announcing: bool,
 }
 
 /// How a generation begins.

@@ -6,14 +6,14 @@ use std::fmt::Write as _;
 use super::*;
 use crate::exit_status::ExitStatus;
 
-const NO_OLD: OldGenerations = OldGenerations { draining: 0, most: 1 };
+const NO_OLD: OldGenerations = OldGenerations { draining: 0, most: 1, announcing: false };
 /// The last one may drain together with one more.
 const BEGINNINGS: [(Role, OldGenerations); 5] = [
     (Role::First, NO_OLD),
     (Role::Successor, NO_OLD),
     (Role::Prechecked, NO_OLD),
     (Role::Exclusive, NO_OLD),
-    (Role::Successor, OldGenerations { draining: 1, most: 2 }),
+    (Role::Successor, OldGenerations { draining: 1, most: 2, announcing: false }),
 ];
 const END: ExitStatus = ExitStatus::Exited(3);
 
@@ -125,8 +125,13 @@ fn ends_upgrade(event: Event) -> bool {
 
 fn name(state: State) -> String {
     let upgrade_queued = if state.upgrade_queued { " + queued upgrade" } else { "" };
-    let OldGenerations { draining, most } = state.old;
-    let old = if most > 1 || draining > 0 { format!(" + {draining} of {most} drain") } else { String::new() };
+    let OldGenerations { draining, most, announcing } = state.old;
+    let known = if announcing { ", not announced" } else { "" };
+    let old = if most > 1 || draining > 0 {
+        format!(" + {draining} of {most} drain{known}")
+    } else {
+        String::new()
+    };
     format!("{:?}{old}{upgrade_queued}", state.phase)
 }
 

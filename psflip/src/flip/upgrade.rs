@@ -247,6 +247,7 @@ pub(super) fn upgrading(
         | Event::NotCommitted
         | Event::SuccessorTreeGone
         | Event::OldGenerationGone
+        | Event::Announced
         | Event::EndDrainingRequested
         | Event::EndRequested => Vec::new(),
     }

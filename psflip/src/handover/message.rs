@@ -131,13 +131,22 @@ pub enum ToSuccessor {
         generation: u64,
         /// Its pid.
         pid: u32,
+        /// It was requested to end at once.
+        ending: bool,
         /// Its current step, and how long it may take, if known.
         progress: Option<(Drain, Duration)>,
     },
-    /// The progress of draining of an old generation, after the promotion.
+    /// The progress of an older generation, as of the promotion.
+    OlderDraining {
+        /// Which one of [`ToSuccessor::Older`].
+        generation: u64,
+        /// The current step.
+        step: Drain,
+        /// How long it may take.
+        left: Duration,
+    },
+    /// The predecessor's progress of draining, after the promotion.
     Draining {
-        /// Which one: one of [`ToSuccessor::Older`]. `None`: the predecessor itself.
-        generation: Option<u64>,
         /// The current step.
         step: Drain,
         /// How long it may take.
@@ -338,21 +347,28 @@ impl WireMessage for ToSuccessor {
             Self::Upgrade { by } => upgrade(by.as_ref()),
             Self::Main => Text::new("main").finish(),
             Self::Reopen => Text::new("reopen").finish(),
-            Self::Older { generation, pid, progress } => {
+            Self::Older { generation, pid, ending, progress } => {
                 let mut text = Text::new("older");
                 text.add("generation", generation);
                 text.add("pid", pid);
+                if *ending {
+                    text.add("ending", &1);
+                }
                 if let Some((step, left)) = progress {
                     text.add("step", &word(step));
                     text.add("left-ms", &left.as_millis());
                 }
                 text.finish()
             }
-            Self::Draining { generation, step, left } => {
+            Self::OlderDraining { generation, step, left } => {
+                let mut text = Text::new("older-draining");
+                text.add("generation", generation);
+                text.add("step", &word(step));
+                text.add("left-ms", &left.as_millis());
+                text.finish()
+            }
+            Self::Draining { step, left } => {
                 let mut text = Text::new("draining");
-                if let Some(generation) = generation {
-                    text.add("generation", generation);
-                }
                 text.add("step", &word(step));
                 text.add("left-ms", &left.as_millis());
                 text.finish()
@@ -444,13 +460,18 @@ impl WireMessage for ToSuccessor {
             "older" => Self::Older {
                 generation: fields.number("generation")?,
                 pid: fields.number("pid")?,
+                ending: fields.optional_number::<u8>("ending")? == Some(1),
                 progress: match (fields.optional("step"), fields.optional_number("left-ms")?) {
                     (Some(step), Some(left)) => Some((from_word(&step)?, Duration::from_millis(left))),
                     _ => None,
                 },
             },
+            "older-draining" => Self::OlderDraining {
+                generation: fields.number("generation")?,
+                step: from_word(&fields.text("step")?)?,
+                left: Duration::from_millis(fields.number("left-ms")?),
+            },
             "draining" => Self::Draining {
-                generation: fields.optional_number("generation")?,
                 step: from_word(&fields.text("step")?)?,
                 left: Duration::from_millis(fields.number("left-ms")?),
             },

@@ -70,6 +70,8 @@ pub struct OldLink {
     pub pid: u32,
     /// The connection to it. Only the active generation may read from it.
     pub link: PredecessorLink,
+    /// It was requested to end at once.
+    pub ending: bool,
     /// Its current step, and how long it may take, if known.
     pub progress: Option<(Drain, Duration)>,
 }
@@ -337,14 +339,14 @@ impl PredecessorLink {
                             all.keeper = Some(PidFd::from_owned(keeper));
                         }
                         (
-                            Ok(Some(ToSuccessor::Older { generation, pid, progress })),
+                            Ok(Some(ToSuccessor::Older { generation, pid, ending, progress })),
                             Some(socket),
                             Some(process),
                         ) => {
                             received[6] += 1;
                             let (socket, process) = (Socket::from_owned(socket), PidFd::from_owned(process));
                             let link = PredecessorLink { socket, process };
-                            all.older.push(OldLink { generation, pid, link, progress });
+                            all.older.push(OldLink { generation, pid, link, ending, progress });
                         }
                         (Ok(None), _, _) => {}
                         (Err(error), _, _) => return Err(lost(&error)),
@@ -403,6 +405,7 @@ impl PredecessorLink {
                 | ToSuccessor::Hold { .. }
                 | ToSuccessor::Record(_)
                 | ToSuccessor::Older { .. }
+                | ToSuccessor::OlderDraining { .. }
                 | ToSuccessor::Draining { .. }
                 | ToSuccessor::Answered { .. } => {}
             }

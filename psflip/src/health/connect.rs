@@ -68,7 +68,7 @@ impl Connection {
     /// Connects to a Unix stream socket. A leading `@` means the abstract namespace (unix(7)). Any other path
     /// is relative to the child's directory, which may be relative to psflip's.
     ///
-    /// Refuses a socket on which the old generation's child listens. If both children bind the same path one
+    /// Refuses a socket on which an old generation's child listens. If both children bind the same path one
     /// after the other, the new one has not done so yet.
     ///
     /// # Errors
@@ -83,21 +83,19 @@ impl Connection {
         };
         let target = path.display().to_string().escape_debug().to_string();
         match connected {
-            Ok(socket) => {
-                match child.predecessor.and_then(|predecessor| listener_below(&socket, predecessor)) {
-                    None => Ok(Self {
-                        socket,
-                        target,
-                        established: true,
-                        others: Vec::new(),
-                        failures: Failures::default(),
-                    }),
-                    Some(pid) => Err(format!(
-                        "connect to {target}: the old generation (pid {pid}) still listens there"
-                    )
-                    .into()),
+            Ok(socket) => match child.old_psflips.iter().find_map(|old| listener_below(&socket, *old)) {
+                None => Ok(Self {
+                    socket,
+                    target,
+                    established: true,
+                    others: Vec::new(),
+                    failures: Failures::default(),
+                }),
+                Some(pid) => {
+                    Err(format!("connect to {target}: the old generation (pid {pid}) still listens there")
+                        .into())
                 }
-            }
+            },
             // unix(7): a stream socket returns EAGAIN instead of EINPROGRESS, and no
             // connection is in progress then.
             Err(Errno::EAGAIN) => Err(format!(

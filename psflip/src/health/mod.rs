@@ -50,9 +50,8 @@ pub struct ChildInfo {
     pub workdir: Option<PathBuf>,
     /// The signal state that it was started with.
     pub signals: SignalSetup,
-    /// The old psflip, whose child still serves, if there is one. An answer of that child
-    /// proves nothing about this child.
-    pub predecessor: Option<u32>,
+    /// The old psflips, whose children still serve. An answer of one of them proves nothing about this child.
+    pub old_psflips: Vec<u32>,
 }
 
 /// What to wait for on a descriptor.

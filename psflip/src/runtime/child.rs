@@ -270,18 +270,18 @@ impl Child {
         place.map(Path::to_path_buf).or_else(|| plan.workdir.clone())
     }
 
-    /// Starts the health check. `predecessor`: the pid of the old psflip.
+    /// Starts the health check. `old_psflips`: the pids of those whose children run beside.
     pub(super) fn start_probing(
         &mut self,
         plan: &Plan,
         signals: SignalSetup,
-        predecessor: Option<u32>,
+        old_psflips: Vec<u32>,
         wait: &mut Waiting,
     ) -> health::Verdict {
         let Some(pid) = self.pid() else { return health::Verdict::Open };
         self.healthy_since = None;
         let (envp, workdir) = (self.envp.clone(), self.workdir(plan));
-        let child = ChildInfo { pid, envp, workdir, signals, predecessor };
+        let child = ChildInfo { pid, envp, workdir, signals, old_psflips };
         if !matches!(plan.health, Health::Alive { .. }) {
             wait.timers.set(Key::NotHealthyYet, NOT_HEALTHY_AFTER);
         }
@@ -294,12 +294,12 @@ impl Child {
         &mut self,
         plan: &Plan,
         signals: SignalSetup,
-        predecessor: Option<u32>,
+        old_psflips: Vec<u32>,
         wait: &mut Waiting,
     ) -> health::Verdict {
         let Some(pid) = self.pid() else { return health::Verdict::Open };
         let (envp, workdir) = (self.envp.clone(), self.workdir(plan));
-        let child = ChildInfo { pid, envp, workdir, signals, predecessor };
+        let child = ChildInfo { pid, envp, workdir, signals, old_psflips };
         self.checker = Checker::watching(&plan.health, child).map(CheckerSlot);
         self.check(Checker::start, wait)
     }

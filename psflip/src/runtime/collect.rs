@@ -10,7 +10,7 @@ use crate::exit_status::ExitStatus;
 use crate::flip::signals::{
     Meaning, Reach, Request, Sender, Situation, forwarded_as, is_of_terminal, meaning,
 };
-use crate::flip::{ChildSignal, Event, Hook, StartFailure, Successor, Timer};
+use crate::flip::{ChildSignal, Event, Hook, StartFailure, Timer};
 use crate::handover::predecessor::FromPredecessor;
 use crate::handover::successor::FromSuccessor;
 use crate::handover::{ToPredecessor, ToSuccessor};
@@ -464,14 +464,6 @@ impl Runtime {
         Ok(())
     }
 
-    /// How long the successor may take has changed.
-    fn wait_for_successor_anew(&mut self) {
-        if matches!(self.machine.state.successor(), Some(Successor::Starting | Successor::Baking)) {
-            self.set_timer(Timer::Successor);
-            self.drain_queue();
-        }
-    }
-
     fn successor_is_gone(&mut self) {
         self.wait.poller.forget(Token::SuccessorProcess);
         // The generation that replaced the successor has its end of the connection (D3).
@@ -528,13 +520,16 @@ impl Runtime {
                 FromPredecessor::Message(ToSuccessor::Answered { passed_on, waited_for }) => {
                     self.operators.record_answered(passed_on, waited_for);
                 }
-                FromPredecessor::Message(ToSuccessor::Draining { generation: Some(older), step, left }) => {
-                    self.handover.older.set_progress(older, step, left);
-                    self.operators.set_changed();
+                FromPredecessor::Message(ToSuccessor::OlderDraining { generation, step, left }) => {
+                    self.handover.older.set_progress(generation, step, left);
+                    self.operators.record_older_drain(generation, step);
                 }
-                FromPredecessor::Message(ToSuccessor::Draining { generation: None, step, left }) => {
+                FromPredecessor::Message(ToSuccessor::Draining { step, left }) => {
                     self.handover.set_progress(step, left);
                     self.operators.record_drain_step(step);
+                    if self.managers.know_by_drain() {
+                        self.dispatch(Event::Announced);
+                    }
                     if self.machine.state.awaits_predecessor() {
                         self.set_timer(Timer::Predecessor);
                     }
@@ -543,7 +538,10 @@ impl Runtime {
                     self.operators.log.set_requester(by);
                     self.dispatch(Event::RequestPassedOn);
                 }
-                FromPredecessor::Message(ToSuccessor::Main) => self.managers_know(),
+                FromPredecessor::Message(ToSuccessor::Main) => {
+                    self.managers_know();
+                    self.dispatch(Event::Announced);
+                }
                 FromPredecessor::Message(ToSuccessor::Hold { hold }) => self.predecessor_holds(hold),
                 FromPredecessor::Message(
                     ToSuccessor::Hello(_)

@@ -66,8 +66,8 @@ impl Handover {
         Self {
             predecessor,
             successor: None,
+            ending: older.iter().filter(|old| old.ending).map(|old| old.generation).collect(),
             older: OlderGenerations::new(older),
-            ending: Vec::new(),
             intermediate: None,
             start_error: None,
             successor_tree: None,

@@ -164,6 +164,12 @@ impl Managers {
         }
     }
 
+    /// Whether the predecessor has announced this generation to them, now that it drains. To systemd it does
+    /// that in its own time (`main` of the hand-over), to an anchor before it drains.
+    pub(super) fn know_by_drain(&self) -> bool {
+        self.systemd.is_none() || self.voice != Voice::Predecessor
+    }
+
     /// The predecessor has announced this generation to them.
     fn set_known(&mut self) {
         self.known |= self.voice == Voice::Predecessor;

@@ -156,7 +156,7 @@ pub fn live(
     let older = std::mem::take(&mut inheritance.older);
     let mut handover = Handover::new(predecessor, older, inheritance.keeper.take());
     let opened = Waiting::open(handover.predecessor.as_ref(), anchor.as_ref()).and_then(|mut wait| {
-        handover.older.watch(false, &mut wait)?;
+        handover.older.watch(&mut wait)?;
         Reaper::new().map(|reaper| (wait, reaper))
     });
     let (wait, reaper) = match opened {
@@ -192,7 +192,11 @@ impl Runtime {
     ) -> (Self, Vec<Effect>) {
         let is_first = handover.predecessor.is_none();
         let generation = identity.generation;
-        let old = OldGenerations { draining: handover.older.count(), most: plan.upgrade.draining };
+        let old = OldGenerations {
+            draining: handover.older.count(),
+            most: plan.upgrade.draining,
+            announcing: false,
+        };
         let (machine, effects) = Machine::new(role(&plan, handover.predecessor.as_ref()), old);
         if !machine.state.is_exclusive() {
             handover.forget_keeper();

@@ -18,26 +18,29 @@ use crate::handover::successor::Handed;
 use crate::handover::{ToPredecessor, ToSuccessor};
 use crate::history::Drain;
 use crate::signal::Signal;
+use crate::sys::errors::is_transient;
 use crate::sys::seam::{self, Call};
 
 /// The old generations before the predecessor, the oldest first.
 #[derive(Debug, Default)]
 pub(super) struct OlderGenerations {
     all: Vec<Older>,
-    /// Watches all of them; the loop watches this.
+    /// Watches their processes, and the connections that this generation reads from; the loop watches this.
     epoll: Option<Epoll>,
+    /// This generation is the one that reads.
+    reads: bool,
 }
 
 /// An old generation that drains.
 #[derive(Debug)]
-pub(super) struct Older {
-    pub(super) generation: u64,
-    pub(super) pid: u32,
+struct Older {
+    generation: u64,
+    pid: u32,
     link: PredecessorLink,
     /// Its current step, and the deadline for it.
     progress: Option<Progress>,
-    /// It has closed its end of the connection.
-    closed: bool,
+    /// The connection is read from.
+    is_read: bool,
 }
 
 /// A step of draining, and the deadline for it.
@@ -61,14 +64,14 @@ pub(super) struct OldGeneration<'h> {
 impl OlderGenerations {
     /// Those that the predecessor handed over.
     pub(super) fn new(given: Vec<OldLink>) -> Self {
-        let all = given.into_iter().map(|OldLink { generation, pid, link, progress }| Older {
+        let all = given.into_iter().map(|OldLink { generation, pid, link, ending: _, progress }| Older {
             generation,
             pid,
             link,
             progress: progress.map(until),
-            closed: false,
+            is_read: false,
         });
-        Self { all: all.collect(), epoll: None }
+        Self { all: all.collect(), epoll: None, reads: false }
     }
 
     /// How many there are.
@@ -87,40 +90,60 @@ impl OlderGenerations {
         self.all.iter().map(|old| (old.generation, old.pid, old.progress))
     }
 
-    /// Watches their processes. `reads`: and their connections, from which only the active generation reads.
+    /// Watches their processes.
     ///
     /// # Errors
     /// EMFILE, ENFILE, ENOMEM, ENOSPC.
-    pub(super) fn watch(&mut self, reads: bool, wait: &mut Waiting) -> io::Result<()> {
-        wait.poller.forget(Token::OlderGenerations);
-        self.epoll = None;
+    pub(super) fn watch(&mut self, wait: &mut Waiting) -> io::Result<()> {
         if self.all.is_empty() {
             return Ok(());
         }
         seam::before(Call::EpollCreate)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let event = || EpollEvent::new(EpollFlags::EPOLLIN, 0);
         for old in &self.all {
-            epoll.add(old.link.process(), event())?;
-            if reads && !old.closed {
-                epoll.add(&old.link, event())?;
-            }
+            seam::before(Call::EpollControl)?;
+            epoll.add(old.link.process(), readable())?;
         }
         wait.poller.watch(Token::OlderGenerations, epoll.0.as_fd())?;
         self.epoll = Some(epoll);
         Ok(())
     }
 
-    /// What they have sent, and which of them have exited. `reads` as for [`OlderGenerations::watch`].
-    fn news(&mut self, reads: bool) -> Vec<News> {
+    /// Begins to read from the connections, which only one generation may do.
+    fn read(&mut self) {
+        self.reads = true;
+        let Some(epoll) = &self.epoll else { return };
+        for old in self.all.iter_mut().filter(|old| !old.is_read) {
+            let added = seam::before(Call::EpollControl);
+            match added.and_then(|()| epoll.add(&old.link, readable())) {
+                Ok(()) => old.is_read = true,
+                // Its exit is noticed, and it can be stopped.
+                Err(error) => {
+                    tracing::error!(old_generation = old.generation, %error, "can't read from an old generation");
+                }
+            }
+        }
+    }
+
+    /// What they have sent, and which of them have exited.
+    fn news(&mut self, wait: &mut Waiting) -> Vec<News> {
         let mut news = Vec::new();
         let mut all = Vec::new();
+        let unwatch = |descriptor: BorrowedFd<'_>| {
+            if let Some(epoll) = &self.epoll {
+                let _ = epoll.delete(descriptor); // it is not watched: the same
+            }
+        };
         for mut old in std::mem::take(&mut self.all) {
             let has_exited = old.link.process().has_exited(); // before its last messages are read
-            while reads && !old.closed {
+            let most = if has_exited { usize::MAX } else { AT_ONCE };
+            for _ in 0..most {
+                if !old.is_read {
+                    break;
+                }
                 match old.link.receive() {
                     Ok(Some(FromPredecessor::Message(message))) => {
-                        if let ToSuccessor::Draining { generation: None, step, left } = &message {
+                        if let ToSuccessor::Draining { step, left } = &message {
                             old.progress = Some(until((*step, *left)));
                         }
                         news.push(News::Message(old.generation, message));
@@ -131,31 +154,44 @@ impl OlderGenerations {
                         | FromPredecessor::Reopen { .. },
                     )) => {}
                     Ok(None) => break,
-                    Ok(Some(FromPredecessor::Closed)) | Err(_) => old.closed = true,
+                    Err(error) if is_transient(&error) => break, // read again at once
+                    Ok(Some(FromPredecessor::Closed)) | Err(_) => {
+                        old.is_read = false;
+                        unwatch(old.link.as_fd());
+                    }
                 }
             }
             if has_exited {
+                unwatch(old.link.as_fd());
+                unwatch(old.link.process().as_fd());
                 news.push(News::Gone(old));
             } else {
                 all.push(old);
             }
         }
         self.all = all;
+        if self.all.is_empty() {
+            self.let_go(wait);
+        }
         news
     }
 
-    /// The successor has the connections now.
+    /// The successor has the connections now, or none is left.
     fn let_go(&mut self, wait: &mut Waiting) {
         wait.poller.forget(Token::OlderGenerations);
-        *self = Self::default();
+        *self = Self { reads: self.reads, ..Self::default() };
     }
 
-    /// What the predecessor has read before this generation took over.
+    /// Its progress, as of the promotion or by this generation.
     pub(super) fn set_progress(&mut self, generation: u64, step: Drain, left: Duration) {
         if let Some(old) = self.all.iter_mut().find(|old| old.generation == generation) {
             old.progress = Some(until((step, left)));
         }
     }
+}
+
+fn readable() -> EpollEvent {
+    EpollEvent::new(EpollFlags::EPOLLIN, 0)
 }
 
 fn until((step, left): (Drain, Duration)) -> Progress {
@@ -165,14 +201,6 @@ fn until((step, left): (Drain, Duration)) -> Progress {
 fn left(progress: Progress) -> (Drain, Duration) {
     let (step, until) = progress;
     (step, until.saturating_duration_since(Instant::now()))
-}
-
-/// The message that hands an old generation over, with its descriptors.
-fn handed(generation: u64, pid: u32, link: &PredecessorLink, progress: Option<Progress>) -> Handed<'_> {
-    Handed {
-        message: ToSuccessor::Older { generation, pid, progress: progress.map(left) },
-        descriptors: vec![link.as_fd(), link.process().as_fd()],
-    }
 }
 
 /// All old generations of the service.
@@ -193,10 +221,16 @@ impl Handover {
         }
     }
 
-    /// Passes a stop request on to all of them.
-    pub(super) fn pass_stop_back(&self) {
+    /// The pids of all psflips whose children run beside this one's.
+    pub(super) fn old_psflips(&self) -> Vec<u32> {
+        let older = self.older.all.iter().map(|old| old.pid);
+        older.chain(self.predecessor_pid()).collect()
+    }
+
+    /// Sends a message to all of them.
+    pub(super) fn report_to_old_generations(&self, message: &ToPredecessor) {
         for old in self.old_generations() {
-            let _ = old.link.send(&ToPredecessor::Stop); // if it is gone, its pidfd shows that
+            let _ = old.link.send(message); // if it is gone, its pidfd shows that
         }
     }
 
@@ -221,10 +255,19 @@ impl Handover {
 
     /// The messages that hand them over.
     pub(super) fn old_generations_to_hand_over(&self) -> impl Iterator<Item = Handed<'_>> {
-        let older = self.older.all.iter();
-        let older = older.map(|old| handed(old.generation, old.pid, &old.link, old.progress));
-        let predecessor = self.predecessor.iter();
-        older.chain(predecessor.map(|old| handed(old.generation, old.pid, &old.link, old.progress)))
+        let progress = |generation: u64| {
+            let older = self.older.all.iter().find(|old| old.generation == generation);
+            older.map_or_else(|| self.predecessor.as_ref()?.progress, |old| old.progress)
+        };
+        self.old_generations().map(move |OldGeneration { generation, pid, link }| Handed {
+            message: ToSuccessor::Older {
+                generation,
+                pid,
+                ending: self.ending.contains(&generation),
+                progress: progress(generation).map(left),
+            },
+            descriptors: vec![link.as_fd(), link.process().as_fd()],
+        })
     }
 
     /// Its step of draining.
@@ -240,8 +283,7 @@ impl Handover {
         let predecessor = self.predecessor.iter().map(|old| (old.generation, old.progress));
         for (generation, progress) in older.chain(predecessor) {
             if let Some((step, left)) = progress.map(left) {
-                let generation = Some(generation);
-                self.send_to_successor(&ToSuccessor::Draining { generation, step, left }); // it may be dead
+                self.send_to_successor(&ToSuccessor::OlderDraining { generation, step, left }); // it may be dead
             }
         }
         self.older.let_go(wait);
@@ -252,30 +294,21 @@ impl Handover {
 }
 
 impl Runtime {
-    /// The connections to the old generations are this one's now.
-    pub(super) fn read_from_older_generations(&mut self) {
-        self.watch_older_generations(true);
-    }
-
-    /// Without that, nobody would wait for them: neither the next upgrade nor a stop.
-    fn watch_older_generations(&mut self, reads: bool) {
-        if let Err(error) = self.handover.older.watch(reads, &mut self.wait) {
-            tracing::error!(%error, "can't watch the old generations that drain; no longer waiting for them");
-            for _ in 0..self.handover.older.count() {
-                self.machine.push(Event::OldGenerationGone);
-            }
-            self.handover.older.let_go(&mut self.wait);
+    /// From now on the old generations are this one's: to read from, to stop and to end.
+    pub(super) fn take_older_generations_over(&mut self) {
+        self.handover.older.read();
+        if !self.handover.ending.is_empty() {
+            self.set_timer(Timer::Ending);
         }
     }
 
     /// Handles what the old generations before the predecessor have sent, and their exits.
     pub(super) fn on_older_generations(&mut self) {
-        let reads = self.machine.state.has_taken_over();
-        let news = self.handover.older.news(reads);
-        self.watch_older_generations(reads);
+        let reads = self.handover.older.reads;
+        let news = self.handover.older.news(&mut self.wait);
         for one in news {
             match one {
-                News::Message(from, ToSuccessor::Draining { generation: None, step, left: _ }) => {
+                News::Message(from, ToSuccessor::Draining { step, left: _ }) => {
                     self.operators.record_older_drain(from, step);
                     if self.machine.state.awaits_predecessor() {
                         self.set_timer(Timer::Predecessor);
@@ -349,10 +382,14 @@ impl Runtime {
             self.handover.set_progress(Drain::Killed, super::KILL);
             self.operators.record_drain_step(Drain::Killed); // its child is killed with it (C7)
         }
-        for (generation, _, _) in self.handover.older.iter() {
-            if self.handover.ending.contains(&generation) {
+        for generation in self.handover.ending.clone() {
+            self.handover.older.set_progress(generation, Drain::Killed, super::KILL);
+            if self.handover.older.iter().any(|(older, ..)| older == generation) {
                 self.operators.record_older_drain(generation, Drain::Killed);
             }
         }
     }
 }
+
+/// How many messages of one are read before other descriptors get their turn.
+const AT_ONCE: usize = 50;

@@ -7,7 +7,7 @@ use super::handover::Committed;
 use super::operators::kind;
 use super::timers::Key;
 use super::{MARGIN, Runtime, hooks};
-use crate::flip::{Effect, Event, Failure, Hook, Notice, StartFailure, Timer};
+use crate::flip::{Effect, Event, Failure, Hook, Notice, StartFailure, Successor, Timer};
 use crate::handover::predecessor::{self, Acknowledged};
 use crate::handover::successor::Handed;
 use crate::handover::{Hello, ToPredecessor, ToSuccessor, is_gone, message};
@@ -90,7 +90,10 @@ impl Runtime {
             Effect::RollBackSuccessor => self.handover.roll_back_successor(),
             Effect::ReportReady => self.report_ready(),
             // If the predecessor is gone, its pidfd shows that.
-            Effect::PassStopBack => self.handover.pass_stop_back(),
+            Effect::PassStopBack if self.machine.state.has_old_generations() => {
+                self.handover.report_to_old_generations(&ToPredecessor::Stop);
+            }
+            Effect::PassStopBack => self.handover.report(&ToPredecessor::Stop),
             Effect::EndOldest => self.end_old_generations(false),
             Effect::EndDraining => self.end_old_generations(true),
             Effect::KillEnding => self.kill_ending(),
@@ -136,12 +139,6 @@ impl Runtime {
         if let Err(refusal) = find_program(self.plan.argv(), &envp, self.plan.workdir.as_deref()) {
             let why = self.child_is_refused(&refusal);
             self.machine.push(Event::NotPrepared(Failure::Start(why)));
-        } else if self.machine.state.is_exclusive() && self.handover.older.count() > 0 {
-            let older = self.handover.older.numbers();
-            self.reasons.set_failure(format!(
-                "`upgrade.overlap = false` needs that no other child runs, and older generations still drain ({older}); upgrade again when they are gone, or by `psflip upgrade --end-draining`"
-            ));
-            self.machine.push(Event::NotPrepared(Failure::Start(StartFailure::Other)));
         } else if let Err(error) = self.open() {
             self.reasons.set_failure(error);
             self.machine.push(Event::NotPrepared(Failure::Start(StartFailure::Other)));
@@ -187,6 +184,7 @@ impl Runtime {
         if self.traffic.is_open {
             return Ok(());
         }
+        self.refuse_beside_older_generations()?;
         let is_first = self.handover.predecessor.is_none();
         let opened = self.traffic.open(&self.plan, &self.identity, is_first);
         opened.map_err(|error| error.to_string())?;
@@ -200,6 +198,24 @@ impl Runtime {
         self.open_output()?;
         self.traffic.is_open = true;
         Ok(())
+    }
+
+    /// Refuses a configuration for one or two generations while older ones drain, which another one has
+    /// allowed.
+    fn refuse_beside_older_generations(&self) -> Result<(), String> {
+        let why = if self.handover.older.count() == 0 {
+            return Ok(());
+        } else if self.machine.state.is_exclusive() {
+            "`upgrade.overlap = false` needs that no other child runs"
+        } else if self.plan.uses_slot {
+            "`blue_green()` and `ab()` have values for two generations"
+        } else {
+            return Ok(());
+        };
+        let older = self.handover.older.numbers();
+        Err(format!(
+            "{why}, and older generations still drain ({older}); upgrade again when they are gone, or by `psflip upgrade --end-draining`"
+        ))
     }
 
     fn try_to_start_child(&mut self) -> Result<(), String> {
@@ -232,8 +248,8 @@ impl Runtime {
             tracing::info!(child = pid, command = self.plan.cmd[0], "child started");
             self.record_step(UpgradeStep::Child);
         }
-        let (signals, predecessor) = (self.identity.signals, self.handover.predecessor_pid());
-        let verdict = self.child.start_probing(&self.plan, signals, predecessor, &mut self.wait);
+        let (signals, old) = (self.identity.signals, self.handover.old_psflips());
+        let verdict = self.child.start_probing(&self.plan, signals, old, &mut self.wait);
         self.checked(verdict);
         if self.child.has_said_ready() {
             self.child_is_healthy();
@@ -242,8 +258,8 @@ impl Runtime {
 
     /// Checks the health of a child that has the traffic on trial.
     fn start_watching(&mut self) {
-        let (signals, predecessor) = (self.identity.signals, self.handover.predecessor_pid());
-        let verdict = self.child.start_watching(&self.plan, signals, predecessor, &mut self.wait);
+        let (signals, old) = (self.identity.signals, self.handover.old_psflips());
+        let verdict = self.child.start_watching(&self.plan, signals, old, &mut self.wait);
         self.checked(verdict);
         if self.child.has_given_up() {
             self.machine.push(Event::ChildUnhealthy); // while `hooks.promote` ran
@@ -479,6 +495,14 @@ impl Runtime {
             self.set_timer(Timer::Successor);
         } else {
             self.machine.push(Event::SuccessorNotStarted);
+        }
+    }
+
+    /// How long the successor may take has changed.
+    pub(super) fn wait_for_successor_anew(&mut self) {
+        if matches!(self.machine.state.successor(), Some(Successor::Starting | Successor::Baking)) {
+            self.set_timer(Timer::Successor);
+            self.drain_queue();
         }
     }
 

@@ -464,7 +464,7 @@ impl Runtime {
             self.drain_queue();
         }
         if hold.is_none() {
-            self.handover.report(&ToPredecessor::Resume); // requests may wait in its relay, too
+            self.handover.report_to_old_generations(&ToPredecessor::Resume); // requests may wait in their relays
         }
         self.handover.send_to_successor(&ToSuccessor::Hold { hold }); // it may have to go on alone (contract F8)
         self.operators.set_changed();

@@ -1,5 +1,5 @@
-//! How one generation follows another in a round: beside it, from a bake (`upgrade.bake`), or without overlap
-//! (`overlap = false`). Pure, as plan.rs is.
+//! How one generation follows another in a round: beside it, from a bake (`upgrade.bake`), without overlap
+//! (`overlap = false`), or while earlier ones still drain (`upgrade.draining`). Pure, as plan.rs is.
 
 use fastrand::Rng;
 
@@ -14,6 +14,8 @@ pub(crate) enum Manner {
     Overlaps,
     /// A new generation has the traffic on trial, and may be rolled back.
     Bakes,
+    /// No upgrade waits for old generations that drain. So many may drain that none is killed to make room.
+    Drains,
     /// The old child stops before the new one starts, and is started again if that one fails. Each child holds
     /// a lock; a second child at the same time leaves the file [`TWICE`].
     Alone,
@@ -29,10 +31,19 @@ pub(crate) const ONCE: &str =
 impl Manner {
     /// Clients of other flavours have no psflip that holds or moves them.
     pub(crate) fn roll(flavour: Flavour, dice: &mut Rng) -> Self {
-        match (flavour, dice.u8(..3)) {
+        match (flavour, dice.u8(..5)) {
+            (_, 0) => Self::Drains,
             (Flavour::Proxied | Flavour::Inherited, 1) => Self::Bakes,
             (Flavour::Proxied | Flavour::Inherited, 2) => Self::Alone,
             _ => Self::Overlaps,
+        }
+    }
+
+    /// How many generations may be there at the same time (contracts U7 and D3).
+    pub(crate) fn most_generations(self) -> usize {
+        match self {
+            Self::Overlaps | Self::Bakes | Self::Alone => 2,
+            Self::Drains => 8,
         }
     }
 

@@ -197,6 +197,7 @@ impl Surroundings<'_> {
                 (format!("\"sh\", \"-c\", {ONCE:?}, \"once\", "), "upgrade.overlap = false\n")
             }
             Manner::Alone => (String::new(), "upgrade.overlap = false\n"),
+            Manner::Drains => (String::new(), "upgrade.draining = 7\n"),
             Manner::Bakes | Manner::Overlaps => (String::new(), ""),
         };
         let pidfile = if keys.contains("pidfile =") { "" } else { "pidfile = \"psflip.pid\"\n" };
@@ -213,7 +214,7 @@ impl Surroundings<'_> {
 }
 
 /// The server's own socket behind a `[[proxy]]`.
-const OWN: &str = "own-{{ blue_green() }}.sock";
+const OWN: &str = "own-{{ generation() }}.sock";
 
 impl Good {
     pub(crate) fn roll(dice: &mut Rng) -> Self {
@@ -251,8 +252,10 @@ impl Good {
         let bake = match surroundings.manner {
             Manner::Bakes if sick.is_some() => "upgrade.bake = \"1h\"\n".to_owned(),
             Manner::Bakes => format!("upgrade.bake = \"{bake}ms\"\n"),
-            Manner::Overlaps | Manner::Alone => String::new(),
+            Manner::Overlaps | Manner::Alone | Manner::Drains => String::new(),
         };
+        // So that several drain at the same time.
+        let delay = if surroundings.manner == Manner::Drains { 5 * delay } else { delay };
         let (level, probe) = (if debug { "debug" } else { "info" }, "probe-{{ generation() }}.sock");
         let port = format!("127.0.0.1:{}", surroundings.port);
         let mut argv = match surroundings.flavour {

@@ -176,7 +176,9 @@ impl Round {
         let above = Above::roll(&mut dice);
         above.add_to(&mut steps, &mut dice);
         manner.add_to(&mut steps, &mut dice);
-        let (switches, ends_above) = (dice.bool(), above != Above::Nobody && dice.u8(..3) > 0);
+        // The symlink has two targets.
+        let switches = dice.bool() && manner != Manner::Drains;
+        let ends_above = above != Above::Nobody && dice.u8(..3) > 0;
         Self { flavour, above, manner, switches, steps, finale, ends_above }
     }
 }

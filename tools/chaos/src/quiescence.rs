@@ -61,16 +61,18 @@ pub(crate) fn settle(world: &mut World) -> Result<Option<Process>, Halt> {
     })
 }
 
-/// Contract U7: never more than two generations. The list comes from several looks, so check all of them
+/// Contracts U7 and D3: never more than two generations, or than may drain. The list comes from several looks, so check all of them
 /// again: those still alive were alive at the same time.
 fn no_third(world: &World, psflips: &[Stat]) -> Result<(), Halt> {
+    let most = world.manner.most_generations();
     let alive: Vec<String> = psflips
         .iter()
-        .filter(|stat| psflips.len() > 2 && stat.process.is_alive())
+        .filter(|stat| psflips.len() > most && stat.process.is_alive())
         .map(|stat| stat.process.to_string())
         .collect();
-    if alive.len() > 2 && world.service.is_some() {
-        return Err(Halt::Violation(format!("U7: more than two generations at once: {}", alive.join(", "))));
+    if alive.len() > most && world.service.is_some() {
+        let all = alive.join(", ");
+        return Err(Halt::Violation(format!("U7, D3: more than {most} generations at once: {all}")));
     }
     Ok(())
 }

@@ -51,6 +51,10 @@ const MUTANTS: &[(&str, &str, Budget, Decide)] = &[
         state.old.most = 3;
         decide(state, event)
     }),
+    ("an upgrade starts before the managers know the generation", "D3", SEVERAL, |state, event| {
+        state.old.announcing = false;
+        decide(state, event)
+    }),
     ("an old generation is ended without need", "D3", SEVERAL, |state, event| {
         let mut effects = decide(state, event);
         if effects.contains(&Effect::StartSuccessor) && state.old.draining > 0 {

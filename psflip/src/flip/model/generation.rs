@@ -46,6 +46,7 @@ pub(super) enum PeerMessage {
     TurnGranted,
     Prepared,
     Acknowledge { upgrade_queued: bool },
+    Announced,
     Traffic,
     Keep,
     Abort,
@@ -207,7 +208,7 @@ impl Generation {
     /// The process is killed or exits. Its child goes with it (contract C7), and so do unread messages. All
     /// other fields get fixed values, so that equal worlds compare equal.
     pub(super) fn die(&mut self) {
-        let dead = Self::new(Role::First, OldGenerations { draining: 0, most: 0 });
+        let dead = Self::new(Role::First, OldGenerations { draining: 0, most: 0, announcing: false });
         *self = Self { alive: false, effects: VecDeque::new(), child: ChildState::Gone, ..dead };
     }
 }

@@ -75,7 +75,7 @@ impl World {
         Self {
             generations: vec![Generation::new(
                 Role::First,
-                OldGenerations { draining: 0, most: budget.most },
+                OldGenerations { draining: 0, most: budget.most, announcing: false },
             )],
             pidfile: None,
             traffic: None,
@@ -140,13 +140,14 @@ impl World {
         } else if generation.knows_predecessor && !self.generations[index - 1].alive {
             steps.push(Transition::PredecessorGone(index));
         }
-        if generation.state.has_taken_over() && !generation.from_older.is_empty() {
+        if generation.state.has_old_generations() && !generation.from_older.is_empty() {
             steps.push(Transition::ReceiveFromOlder(index));
         } else {
             let gone = generation.older.iter().filter(|older| !self.generations[**older].alive);
             steps.extend(gone.map(|older| Transition::OldGenerationGone(index, *older)));
         }
-        if self.budget.ends > 0 && generation.state.has_taken_over() && generation.state.old.draining > 0 {
+        if self.budget.ends > 0 && generation.state.has_old_generations() && generation.state.old.draining > 0
+        {
             steps.push(Transition::EndDraining(index));
         }
         if !generation.from_successor.is_empty() {

@@ -12,6 +12,7 @@ impl World {
             PeerMessage::Hurry => Some(self.stop_of_other(index)),
             PeerMessage::PassedOn => Some(Event::RequestPassedOn),
             PeerMessage::TurnGranted => Some(Event::TurnGranted),
+            PeerMessage::Announced => Some(Event::Announced),
             PeerMessage::Prepared
             | PeerMessage::Baking
             | PeerMessage::Returned
@@ -37,6 +38,7 @@ impl World {
             | PeerMessage::Abort
             | PeerMessage::Hurry
             | PeerMessage::PassedOn
+            | PeerMessage::Announced
             | PeerMessage::TurnGranted => None,
         }
     }
@@ -85,8 +87,12 @@ impl World {
         generation.older.iter().copied().chain(predecessor).collect()
     }
 
-    /// The links to the old generations are the successor's from now on, with what was not read yet.
+    /// The links to the old generations are the successor's from now on, with what was not read yet, and the
+    /// service managers know it.
     pub(super) fn hand_old_generations_over(&mut self, index: usize) {
+        if self.budget.most > 1 {
+            self.send_on(index, PeerMessage::Announced);
+        }
         let generation = &mut self.generations[index];
         generation.older.clear();
         generation.knows_predecessor = false;
@@ -246,6 +252,7 @@ impl World {
                     | PeerMessage::Abort
                     | PeerMessage::Hurry
                     | PeerMessage::PassedOn
+                    | PeerMessage::Announced
                     | PeerMessage::TurnGranted
                     | PeerMessage::Prepared
                     | PeerMessage::Baking
@@ -310,7 +317,11 @@ impl World {
                     let exclusive = self.budget.is_exclusive;
                     let role = if exclusive { Role::Exclusive } else { Role::Successor };
                     let older = self.old_generations(index);
-                    let old = OldGenerations { draining: older.len() as u8, most: self.budget.most };
+                    let old = OldGenerations {
+                        draining: older.len() as u8,
+                        most: self.budget.most,
+                        announcing: false,
+                    };
                     self.generations.push(Generation { older, ..Generation::new(role, old) });
                 }
             }

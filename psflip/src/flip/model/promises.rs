@@ -121,9 +121,17 @@ impl World {
             }
             // D1: only an old generation, never the service.
             Effect::EndDraining | Effect::EndOldest | Effect::KillEnding
-                if !generation.state.has_taken_over() =>
+                if !generation.state.has_old_generations() =>
             {
                 return Err(format!("D1: generation {index} ends its predecessor, and is not the service"));
+            }
+            // D3: otherwise the anchor ignores its successor, and systemd its main process.
+            Effect::StartSuccessor
+                if generation.knows_predecessor
+                    && self.generations[index - 1].alive
+                    && !self.generations[index - 1].committed =>
+            {
+                return Err(format!("D3: generation {index} starts an upgrade before anybody knows it"));
             }
             Effect::StartSuccessor => {
                 let others =
@@ -300,9 +308,12 @@ impl World {
         // D3: an upgrade that waits for room gets it at once.
         for (index, generation) in self.generations.iter().enumerate().filter(|(_, one)| one.alive) {
             let waits = generation.state.upgrade_queued
+                && !generation.state.old.announcing
                 && generation.state.phase == Phase::Serving { stopping: Stopping::No };
             let old = self.old_generations(index);
-            if generation.state.has_taken_over() && old.len() != usize::from(generation.state.old.draining) {
+            if generation.state.has_old_generations()
+                && old.len() != usize::from(generation.state.old.draining)
+            {
                 return Err(format!(
                     "D3: generation {index} does not know that {} older ones drain",
                     old.len()

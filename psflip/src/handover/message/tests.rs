@@ -90,11 +90,12 @@ fn the_wire() {
         ToSuccessor::Older {
             generation: 5,
             pid: 4700,
+            ending: true,
             progress: Some((Drain::Signalled, Duration::from_millis(9_500))),
         },
-        ToSuccessor::Older { generation: 5, pid: 4700, progress: None },
-        ToSuccessor::Draining { generation: None, step: Drain::Signalled, left: Duration::from_secs(10) },
-        ToSuccessor::Draining { generation: Some(5), step: Drain::Killed, left: Duration::from_secs(10) },
+        ToSuccessor::Older { generation: 5, pid: 4700, ending: false, progress: None },
+        ToSuccessor::OlderDraining { generation: 5, step: Drain::Killed, left: Duration::from_secs(10) },
+        ToSuccessor::Draining { step: Drain::Signalled, left: Duration::from_secs(10) },
         ToSuccessor::Answered { passed_on: 12, waited_for: 3 },
     ];
     let to_predecessor = [

@@ -221,8 +221,8 @@ fn a_fastcgi_answer_of_the_old_child_does_not_count() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("app.sock");
     let _listener = UnixListener::bind(&path).unwrap();
-    let predecessor = Some(std::os::unix::process::parent_id());
-    let mut checker = fcgi(Endpoint::Unix(path), ChildInfo { predecessor, ..child() });
+    let old_psflips = vec![std::os::unix::process::parent_id()];
+    let mut checker = fcgi(Endpoint::Unix(path), ChildInfo { old_psflips, ..child() });
     assert_eq!(checker.start(), SOON);
     assert!(checker.last_failure().unwrap().contains("still listens there"));
 }

@@ -40,7 +40,13 @@ const SOON: CheckResult = CheckResult { verdict: Verdict::Open, timer: Timer::Se
 const BEGUN: CheckResult = CheckResult { verdict: Verdict::Open, timer: Timer::Set(TIMEOUT) };
 
 fn child() -> ChildInfo {
-    ChildInfo { pid: 4711, envp: [].into(), workdir: None, signals: inherited_signals(), predecessor: None }
+    ChildInfo {
+        pid: 4711,
+        envp: [].into(),
+        workdir: None,
+        signals: inherited_signals(),
+        old_psflips: Vec::new(),
+    }
 }
 
 fn checker(health: &Health) -> Checker {

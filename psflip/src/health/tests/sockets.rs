@@ -137,7 +137,7 @@ fn a_connection_to_the_old_child_does_not_count() {
     let _listener = UnixListener::bind(&path).unwrap();
     // This process listens. With its parent as the old psflip, it counts as the old child.
     let of_psflip = |pid| {
-        let child = ChildInfo { predecessor: Some(pid), ..child() };
+        let child = ChildInfo { old_psflips: vec![pid], ..child() };
         checker_of(&Health::Unix { path: path.clone(), pace: PACE }, child)
     };
     let mut checker = of_psflip(std::os::unix::process::parent_id());

@@ -198,7 +198,11 @@ impl Operators {
 
     /// Records a step of draining of this generation, which is older than the predecessor.
     pub(super) fn record_older_drain(&mut self, generation: u64, step: Drain) {
-        self.log.record_older(generation, |record, at_ms| record.drain(step, at_ms));
+        self.log.record_older(generation, |record, at_ms| {
+            if record.drain.last().map(|last| last.step) != Some(step) {
+                record.drain(step, at_ms);
+            }
+        });
         self.changed = true;
     }
 
@@ -246,7 +250,7 @@ impl Operators {
     /// Reports this generation's step of draining to the successor.
     pub(super) fn record_own_drain(&mut self, step: Drain, left: Duration, handover: &Handover) {
         self.log.record_own_drain(step);
-        handover.send_to_successor(&ToSuccessor::Draining { generation: None, step, left }); // it may be gone by now
+        handover.send_to_successor(&ToSuccessor::Draining { step, left }); // it may be gone by now
     }
 
     /// psflip exits: all clients get a last event.

@@ -303,7 +303,7 @@ impl Runtime {
         match notice {
             Notice::Promoted => {
                 self.proxy.close_link_back();
-                self.read_from_older_generations();
+                self.take_older_generations_over();
                 self.operators.control.accept();
                 self.operators.record_promotion(self.handover.predecessor.is_some());
                 self.look_after_files();
@@ -351,7 +351,10 @@ impl Runtime {
                 let ignored = ControlEvent::Ignored { child, timeout_ms };
                 self.operators.control.notify(Interest::Stop, &ignored, AfterReply::Close);
             }
-            Notice::PredecessorKilled => self.operators.control.accept(),
+            Notice::PredecessorKilled => {
+                self.take_older_generations_over(); // nobody else can reach them any more
+                self.operators.control.accept();
+            }
             Notice::OlderDrained => self.look_after_files(),
             Notice::PredecessorDrained => {
                 self.operators.record_drained();

@@ -1,63 +1,28 @@
 //! Each system call of an upgrade with a bake fails once. The upgrade succeeds, or the old child has the traffic
 //! (again); and the next upgrade works.
 
-#![expect(clippy::print_stdout, reason = "which fault it was that failed the test")]
-
-use std::collections::BTreeSet;
-
 use nix::errno::Errno;
-use testkit::client::http::HttpClient;
-use testkit::{Deadline, Sandbox, Stream, wait_until};
+use testkit::{Sandbox, Stream};
 
 use super::{Baked, LONG, staged};
-use crate::failures::faults::cases;
+use crate::failures::each_call::Upgraded;
 use crate::failures::stage::Stage;
-use crate::service::generations;
 
-/// Makes each call of this process fail, with the first of its errors.
 #[track_caller]
 fn each_call_of(role: &str) {
     let sandbox = Sandbox::new();
     let stage = Stage::new(&sandbox);
     // A fault of a child is one of each probe's command as well, so no probe succeeds: the upgrade fails in time.
     let psflip = staged(&sandbox, "bake = \"20ms\"\ntimeout = \"3s\"\n");
-    let serves = |what: &str| {
-        wait_until(Deadline::default(), format!("one generation to serve: {what}"), || {
-            HttpClient::new(sandbox.path("web.sock").as_path()).get("/").ok()?;
-            (generations(&sandbox) == [psflip.active()]).then_some(())
-        });
+    let upgraded = Upgraded {
+        sandbox: &sandbox,
+        stage: &stage,
+        psflip: &psflip,
+        socket: &sandbox.path("web.sock"),
+        or_ends: "upgrade rolled back; the old child keeps running",
+        beside: &[],
     };
-    serves("the first");
-    stage.plan(&sandbox, Some(psflip.active()), "record");
-    psflip.flip();
-    serves("the second");
-    stage.no_plan(&sandbox);
-    let mut seen = BTreeSet::new();
-    let all = cases(&sandbox.read("trace"), |of| of == role);
-    let all: Vec<_> = all
-        .into_iter()
-        .filter(|case| !case.nth.ends_with('+') && seen.insert((case.call.clone(), case.nth.clone())))
-        .collect();
-    assert!(!all.is_empty());
-    for case in all {
-        println!("{case}");
-        let (old, mark) = (psflip.active(), psflip.output().mark());
-        stage.plan(&sandbox, Some(old), &case.to_string());
-        psflip.request_flip();
-        psflip.output().wait_for(Deadline::default(), &format!("the upgrade to finish: {case}"), |lines| {
-            let its_own = |text: &str| text.contains(&format!("pid={old}}}"));
-            let ends = |text: &str| {
-                text.contains("upgrade failed; the old child keeps running")
-                    || text.contains("upgrade rolled back; the old child keeps running")
-                    || text.contains("new generation took over")
-            };
-            lines[mark..].iter().find(|line| its_own(&line.text) && ends(&line.text)).cloned()
-        });
-        serves(&case.to_string());
-        stage.no_plan(&sandbox);
-        psflip.flip();
-        serves(&format!("after {case}"));
-    }
+    upgraded.each_call_may_fail(role, |_| true, || ());
     psflip.stop();
     sandbox.assert_no_process_left();
 }

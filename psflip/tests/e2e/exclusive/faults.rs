@@ -1,62 +1,26 @@
 //! Each system call of an upgrade without overlap fails once. The upgrade succeeds, or the old child serves on
 //! or again; no two children are there at once; and the next upgrade works.
 
-#![expect(clippy::print_stdout, reason = "which fault it was that failed the test")]
-
-use std::collections::BTreeSet;
-
-use testkit::client::http::HttpClient;
-use testkit::{Deadline, Sandbox, wait_until};
+use testkit::Sandbox;
 
 use super::{assert_once, staged, web};
-use crate::failures::faults::cases;
+use crate::failures::each_call::Upgraded;
 use crate::failures::stage::Stage;
-use crate::service::generations;
 
-/// Makes each call of this process fail, with the first of its errors.
 #[track_caller]
 fn each_call_of(role: &str) {
     let sandbox = Sandbox::new();
     let stage = Stage::new(&sandbox);
     let psflip = staged(&sandbox).start().wait_ready();
-    let serves = |what: &str| {
-        wait_until(Deadline::default(), format!("one generation to serve: {what}"), || {
-            HttpClient::new(web(&sandbox).as_path()).get("/").ok()?;
-            (generations(&sandbox) == [psflip.active()]).then_some(())
-        });
+    let upgraded = Upgraded {
+        sandbox: &sandbox,
+        stage: &stage,
+        psflip: &psflip,
+        socket: &web(&sandbox),
+        or_ends: "the old child serves again",
+        beside: &[],
     };
-    serves("the first");
-    stage.plan(&sandbox, Some(psflip.active()), "record");
-    psflip.flip();
-    serves("the second");
-    stage.no_plan(&sandbox);
-    let mut seen = BTreeSet::new();
-    let all = cases(&sandbox.read("trace"), |of| of == role);
-    let all: Vec<_> = all
-        .into_iter()
-        .filter(|case| !case.nth.ends_with('+') && seen.insert((case.call.clone(), case.nth.clone())))
-        .collect();
-    assert!(!all.is_empty());
-    for case in all {
-        println!("{case}");
-        let (old, mark) = (psflip.active(), psflip.output().mark());
-        stage.plan(&sandbox, Some(old), &case.to_string());
-        psflip.request_flip();
-        psflip.output().wait_for(Deadline::default(), &format!("the upgrade to finish: {case}"), |lines| {
-            let its_own = |text: &str| text.contains(&format!("pid={old}}}"));
-            let ends = |text: &str| {
-                text.contains("upgrade failed; the old child keeps running")
-                    || text.contains("the old child serves again")
-                    || text.contains("new generation took over")
-            };
-            lines[mark..].iter().find(|line| its_own(&line.text) && ends(&line.text)).cloned()
-        });
-        serves(&case.to_string());
-        stage.no_plan(&sandbox);
-        assert_once(&sandbox);
-        psflip.flip();
-        serves(&format!("after {case}"));
-    }
+    upgraded.each_call_may_fail(role, |_| true, || assert_once(&sandbox));
     psflip.stop();
     assert_once(&sandbox);
     sandbox.assert_no_process_left();

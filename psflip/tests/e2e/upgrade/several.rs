@@ -2,8 +2,12 @@
 
 use serde_json::{Value, json};
 use testkit::client::control::Asking;
-use testkit::{Deadline, Process, Psflip, Sandbox, Signal, Stream, wait_until};
+use testkit::{Deadline, Process, Psflip, Sandbox, Signal, Stream, double, wait_until};
 
+use crate::anchor::anchored;
+use crate::failures::each_call::Upgraded;
+use crate::failures::faults::Case;
+use crate::failures::stage::Stage;
 use crate::service::{AT_ONCE, UNTIL_FILE, configure, generations, kill, psflip, stop};
 
 const UPGRADE: &str = r#"{"psflip":1,"request":"upgrade"}"#;
@@ -302,6 +306,91 @@ fn a_bake_leaves_the_old_generations() {
 }
 
 #[test]
+fn a_request_that_comes_with_the_promotion_waits_until_the_anchor_knows_the_generation() {
+    // Contract: A2, A3, D3, U7
+    let sandbox = Sandbox::new();
+    let stage = Stage::new(&sandbox);
+    let exe = sandbox.path("psflip");
+    std::os::unix::fs::symlink(double("psflip-staged"), &exe).unwrap();
+    let rest = format!("{AT_ONCE}[upgrade]\ndraining = 3\n[shutdown]\ntimeout = \"1h\"\n");
+    let builder = psflip(&sandbox, CHILD, &rest).exe(exe).env("PSFLIP_STAGED", sandbox.dir());
+    let psflip = anchored(builder).start().wait_ready();
+    let (first, first_child) = (psflip.active(), psflip.child());
+    // The old psflip stops right after its acknowledgement, in which it hands a queued request over.
+    stage.plan(&sandbox, Some(first), "pause old Sent acknowledge");
+    let mut queued = [(); 2].map(|()| Asking::ask(&psflip.control_path(), UPGRADE));
+    queued.iter_mut().for_each(|one| drop(one.wait_event("accepted")));
+    let paused = stage.wait_pause(&sandbox);
+    let second = psflip.wait_successor(first);
+    psflip.output().wait_count(2, Stream::Stderr, "healthy, active");
+    stage.no_plan(&sandbox);
+    assert_eq!(generations(&sandbox).len(), 2, "no third one yet\n{}", sandbox.report());
+    paused.go_on();
+    let third = psflip.wait_successor(second);
+    let third_child = psflip.child();
+    // The anchor knows the third: it is still there when both others are gone.
+    first_child.signal(Signal::SIGUSR2).unwrap();
+    psflip.wait_gone(first);
+    for child in sandbox
+        .processes()
+        .into_iter()
+        .filter(|one| one.parent().is_some_and(|up| up.parent() == Some(second)))
+    {
+        child.signal(Signal::SIGUSR2).unwrap();
+    }
+    psflip.wait_gone(second);
+    assert!(third.is_alive() && third_child.is_alive(), "{}", sandbox.report());
+    assert_eq!(psflip.active(), third);
+    psflip.program().first().signal(Signal::SIGTERM).unwrap();
+    third_child.signal(Signal::SIGUSR2).unwrap();
+    assert!(psflip.wait_exit().success());
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn one_that_goes_on_alone_before_its_child_starts_stops_the_old_ones() {
+    // Contract: D3, F8, F11
+    let sandbox = Sandbox::new();
+    let mut several = Several::start(&sandbox, &["signal-logger"], 3, "delay = \"1h\"\n");
+    several.upgrade();
+    let precheck = "draining = 3\nprecheck = [\"sh\", \"-c\", \"while [ ! -e go ]; do sleep 0.01; done\"]";
+    configure(&sandbox, &["signal-logger"], &several.rest.replace("draining = 3", precheck));
+    let second = several.of(2).0;
+    several.psflip.request_flip();
+    let third = wait_until(Deadline::default(), "the third generation", || {
+        generations(&sandbox).into_iter().find(|one| several.all.iter().all(|(known, _)| one != known))
+    });
+    several.psflip.wait_for_line(Stream::Stderr, "upgrade started next_generation=3");
+    kill(second);
+    several.psflip.wait_for_line(Stream::Stderr, "the old psflip was killed; going on alone");
+    third.signal(Signal::SIGTERM).unwrap();
+    several.psflip.wait_gone(third);
+    sandbox.assert_no_process_left();
+    assert_eq!(several.signals(1), 1, "{}", several.psflip.log());
+}
+
+#[test]
+fn a_slot_that_an_older_generation_may_have_is_refused() {
+    // Contract: D3, U8
+    let sandbox = Sandbox::new();
+    let mut several = Several::start(&sandbox, CHILD, 2, "");
+    (0..2).for_each(|_| several.upgrade());
+    let slotted =
+        several.rest.replace("draining = 2", "draining = 1") + "[env]\nA = \"{{ blue_green() }}\"\n";
+    configure(&sandbox, CHILD, &slotted);
+    several.of(2).1.signal(Signal::SIGUSR2).unwrap();
+    several.wait_draining(&[1]);
+    let failed = Asking::ask(&several.psflip.control_path(), UPGRADE).wait_event("failed");
+    let reason = failed["reason"].as_str().unwrap();
+    assert!(
+        reason.contains("have values for two generations, and older generations still drain (1)"),
+        "{reason}"
+    );
+    assert_eq!(several.draining(), [1]);
+    several.end();
+}
+
+#[test]
 fn an_operator_ends_all_old_generations() {
     // Contract: D1, D2, D3
     let sandbox = Sandbox::new();
@@ -327,4 +416,57 @@ fn an_operator_ends_all_old_generations() {
     several.add();
     several.wait_draining(&[4]);
     several.end();
+}
+
+/// Of the calls that an upgrade makes for them; the other ones fail in upgrades without them.
+#[track_caller]
+fn each_call_for_old_generations_may_fail(role: &str) {
+    let sandbox = Sandbox::new();
+    let stage = Stage::new(&sandbox);
+    let exe = sandbox.path("psflip");
+    std::os::unix::fs::symlink(double("psflip-staged"), &exe).unwrap();
+    let rest = format!("{AT_ONCE}[upgrade]\ndraining = 2\n[shutdown]\ntimeout = \"1h\"\n");
+    let psflip =
+        psflip(&sandbox, CHILD, &rest).exe(exe).env("PSFLIP_STAGED", sandbox.dir()).start().wait_ready();
+    let (first, child) = (psflip.active(), psflip.child());
+    // A child that is killed as it starts leaves the socket as it is.
+    let socket = sandbox.path("app.sock");
+    let server = ["http-server", "--inherit", "listen_fds", "--probe", "{{ generation() }}.up"];
+    let listen = format!("[[listen]]\naddress = \"unix://{}\"\n", socket.display());
+    let check = "[healthcheck.unix]\npath = \"{{ generation() }}.up\"\ninterval = \"10ms\"\n";
+    configure(&sandbox, &server, &(rest.replace(AT_ONCE, check) + &listen));
+    psflip.request_flip();
+    psflip.wait_successor(first);
+    let upgraded = Upgraded {
+        sandbox: &sandbox,
+        stage: &stage,
+        psflip: &psflip,
+        socket: &socket,
+        or_ends: "new generation took over",
+        beside: &[first],
+    };
+    let is_meant = |case: &Case| {
+        ["EpollCreate", "EpollControl", "Sendmsg", "Recvmsg", "Socketpair"].contains(&case.call.as_str())
+    };
+    upgraded.each_call_may_fail(role, is_meant, || {
+        assert!(first.is_alive() && child.is_alive(), "{}", sandbox.report());
+        let status = Asking::ask(&psflip.control_path(), STATUS).wait_event("status");
+        assert_eq!(status["status"]["older"][0]["generation"], 1, "{}", sandbox.report());
+    });
+    child.signal(Signal::SIGUSR2).unwrap();
+    psflip.wait_gone(first);
+    psflip.stop();
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn each_call_of_the_old_psflip_for_old_generations_may_fail() {
+    // Contract: D3, F10
+    each_call_for_old_generations_may_fail("old");
+}
+
+#[test]
+fn each_call_of_the_new_psflip_for_old_generations_may_fail() {
+    // Contract: D3, F10
+    each_call_for_old_generations_may_fail("new");
 }

@@ -129,7 +129,7 @@ fn start(
 fn answer(listener: &UnixListener, health: &Health, beginning: &[u8], bytes: &[u8]) -> Result<(), String> {
     let text = |error: std::io::Error| format!("the test itself failed: {error}");
     let signals = inherited_signals();
-    let child = ChildInfo { pid: 1, envp: [].into(), workdir: None, signals, predecessor: None };
+    let child = ChildInfo { pid: 1, envp: [].into(), workdir: None, signals, old_psflips: Vec::new() };
     let mut checker = Checker::new(health, child).ok_or("a check without probes")?;
     let mut healthy = is_healthy(checker.start());
     let (mut server, _) = listener.accept().map_err(text)?;
