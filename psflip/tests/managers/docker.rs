@@ -240,3 +240,25 @@ fn the_engine_gets_the_exit_status_from_watch_and_no_process_stays() {
     // Contract: C5, C7, C9
     ends(Steady::Watch);
 }
+
+#[test]
+fn several_old_generations_drain_in_a_container_and_stop_with_it() {
+    // Contract: A3, D3, F11
+    let rest = format!("{SERVING}[upgrade]\ndraining = 3\n[shutdown]\ndelay = \"1h\"\n");
+    let Some(container) = Container::start(Steady::Anchor, SERVER, &rest) else { return };
+    let first = container.steady();
+    let drains = |old: &serde_json::Value| old["generation"].as_u64();
+    let draining = || -> Option<Vec<u64>> {
+        let status: serde_json::Value =
+            serde_json::from_str(&container.exec(&["status", "--json"]).ok()?).ok()?;
+        status["older"].as_array()?.iter().chain([&status["predecessor"]]).map(drains).collect()
+    };
+    for expected in [&[1][..], &[1, 2], &[1, 2, 3], &[2, 3, 4]] {
+        container.flip();
+        wait_until(Deadline::default(), format!("generations {expected:?} to drain"), || {
+            (draining()? == expected).then_some(())
+        });
+    }
+    assert_eq!(container.steady(), first);
+    container.stop();
+}

@@ -7,6 +7,7 @@
 
 mod anchors;
 mod baking;
+mod draining;
 mod examples;
 mod killed;
 mod notify_units;
