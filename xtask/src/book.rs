@@ -95,6 +95,10 @@ const PAGES: &[(&str, &[(&str, &str)])] = &[
                 "docs/decisions/0010-pages-stay-where-they-are.md",
             ),
             ("0011 A proxy runs in a process beside psflip", "docs/decisions/0011-a-relay-beside-psflip.md"),
+            (
+                "0012 Output goes through a process of its own",
+                "docs/decisions/0012-output-through-a-process-of-its-own.md",
+            ),
         ],
     ),
     (

@@ -138,7 +138,9 @@ fn lives(
             ));
         }
         let only_new = step.acts.iter().all(|(_, act)| act.spares_the_old());
-        if only_new && matches!(step.next, Next::Bad(_)) && !done.rewritten {
+        // An operator may have kept it: then it is the service that was disturbed.
+        let is_kept = step.next == Next::Bad(Bad::SickInBake) && done.either;
+        if only_new && matches!(step.next, Next::Bad(_)) && !done.rewritten && !is_kept {
             return violation(
                 "F6, U8: only the new generation was disturbed, and the old one has exited".to_owned(),
             );
