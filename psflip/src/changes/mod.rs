@@ -32,7 +32,7 @@ const LONGEST_SETTLE: Duration = Duration::from_secs(10);
 
 /// How many directories and files are watched at most.
 const MOST_DIRECTORIES: usize = if cfg!(test) { 100 } else { 10_000 };
-const MOST_FILES: usize = 100_000;
+const MOST_FILES: usize = if cfg!(test) { 5_000 } else { 100_000 };
 
 /// The watched events of a directory. A file that is being written counts when it is closed.
 const EVENTS: AddWatchFlags = AddWatchFlags::IN_CLOSE_WRITE
@@ -261,14 +261,7 @@ impl Changes {
         while let Some(directory) = left.pop() {
             let Some(wd) = self.add(&directory)? else { continue };
             found.directories.insert(wd, Directory { path: directory.clone(), only: None });
-            if found.directories.len() > MOST_DIRECTORIES || found.files.len() > MOST_FILES {
-                return Err(failed(
-                    root,
-                    &format!(
-                        "there are more than {MOST_DIRECTORIES} directories or {MOST_FILES} files; name fewer paths, or let `.gitignore` name what does not matter"
-                    ),
-                ));
-            }
+            Self::is_bounded(root, found)?;
             let Ok(entries) = fs::read_dir(&directory) else { continue };
             for entry in entries.flatten() {
                 let (path, Ok(kind)) = (entry.path(), entry.file_type()) else { continue };
@@ -281,10 +274,23 @@ impl Changes {
                     && let Ok(metadata) = entry.metadata()
                 {
                     found.files.insert(path, Stamp::of(&metadata));
+                    Self::is_bounded(root, found)?;
                 }
             }
         }
         Ok(())
+    }
+
+    fn is_bounded(root: &Path, found: &Found) -> Result<(), String> {
+        if found.directories.len() <= MOST_DIRECTORIES && found.files.len() <= MOST_FILES {
+            return Ok(());
+        }
+        Err(failed(
+            root,
+            &format!(
+                "there are more than {MOST_DIRECTORIES} directories or {MOST_FILES} files; name fewer paths, or let `.gitignore` name what does not matter"
+            ),
+        ))
     }
 
     /// Watches a directory. `None`: it is gone, or psflip may not read it.

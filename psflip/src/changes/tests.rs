@@ -213,6 +213,12 @@ fn limits_and_missing_paths_are_named() {
     }
     let many = Changes::watch(&[work.path("src")], std::iter::empty()).unwrap_err();
     assert!(many.contains("there are more than 100 directories") && many.contains(".gitignore"), "{many}");
+    let flat = Work::of(&["src"]);
+    for number in 0..=MOST_FILES {
+        flat.write(&format!("src/{number}"), "");
+    }
+    let many = Changes::watch(&[flat.path("src")], std::iter::empty()).unwrap_err();
+    assert!(many.contains("or 5000 files"), "{many}");
     assert!(limit(Errno::ENOSPC).contains("max_user_watches"));
     assert!(limit(Errno::EMFILE).contains("max_user_instances"));
 }

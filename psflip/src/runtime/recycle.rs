@@ -17,6 +17,10 @@ use crate::sys::random;
 /// How long to wait after the first failed attempt. Each further failure doubles it.
 const FIRST_PAUSE: Duration = Duration::from_secs(60);
 
+/// How many intervals a generation runs at least that replaced one which used too much memory, before it is
+/// recycled for the same reason.
+const LEAST_LOOKS: u32 = 10;
+
 /// How long to wait at most, unless `recycle.after` is shorter.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
@@ -39,8 +43,10 @@ pub(super) struct Recycle {
     used: Option<u64>,
     /// The tree was seen below the limit.
     was_below: bool,
-    /// What was logged once.
-    warned: bool,
+    /// It was logged that memory can't be read.
+    warned_of_reading: bool,
+    /// It was logged that the limit is too low.
+    warned_of_limit: bool,
 }
 
 impl Recycle {
@@ -63,6 +69,12 @@ impl Recycle {
         let doubled = FIRST_PAUSE.saturating_mul(1 << self.failures.saturating_sub(1).min(16));
         let pause = doubled.min(LONGEST_PAUSE);
         self.after.map_or(pause, |after| pause.min(after))
+    }
+
+    /// How long this generation has to run before it may be recycled for its memory, if its predecessor was.
+    fn too_early(&self, interval: Duration) -> Option<Duration> {
+        let least = interval.saturating_mul(LEAST_LOOKS);
+        self.since.and_then(|since| least.checked_sub(since.elapsed())).filter(|left| !left.is_zero())
     }
 
     /// The tree uses this much. Returns the reason to recycle, if there is one.
@@ -116,6 +128,7 @@ impl Runtime {
     /// An upgrade that was requested here has failed: the next attempt comes later, for whatever reason.
     fn recycling_failed(&mut self) {
         self.recycle.failures = self.recycle.failures.saturating_add(1);
+        self.recycle.due = None; // it may have been due for another reason meanwhile
         let (failures, pause) = (self.recycle.failures, self.recycle.pause());
         let interval = self.plan.recycle.interval;
         for (key, is_used, pause) in [
@@ -153,10 +166,19 @@ impl Runtime {
         }
         let Some(keeper) = self.child.tree.as_ref().map(Tree::keeper_pid) else { return };
         let began = Instant::now();
-        let memory::Used { bytes, unreadable } = memory::of_tree(keeper);
-        tracing::debug!(used = about(bytes), took = ?began.elapsed(), "looked at the child's memory");
+        let memory::Used { bytes, unreadable } =
+            memory::of_tree(keeper, self.recycle.limit.unwrap_or(u64::MAX));
+        let took = began.elapsed();
+        tracing::debug!(used = about(bytes), ?took, "looked at the child's memory");
+        // However large the child is, psflip spends at most a fiftieth of its time on looking.
+        let next = interval.max(took.saturating_mul(50));
+        if bytes == 0 && !std::mem::replace(&mut self.recycle.warned_of_reading, true) {
+            tracing::warn!(
+                "can't see how much memory the child uses, so `recycle.memory` has no effect: /proc hides its processes"
+            );
+        }
         if let Some(Unreadable { pid, error }) = unreadable
-            && !std::mem::replace(&mut self.recycle.warned, true)
+            && !std::mem::replace(&mut self.recycle.warned_of_reading, true)
         {
             tracing::warn!(
                 pid,
@@ -165,12 +187,25 @@ impl Runtime {
             );
         }
         if let Some(reason) = self.recycle.is_over(bytes) {
-            self.recycle.due = Some(reason);
-            self.recycle_if_due();
+            // A generation that outgrows the limit soon after the start, again and again.
+            let early = self.came_by_memory().then(|| self.recycle.too_early(interval)).flatten();
+            let Some(left) = early else {
+                self.recycle.due = Some(reason);
+                self.recycle_if_due();
+                return;
+            };
+            if !std::mem::replace(&mut self.recycle.warned_of_limit, true) {
+                tracing::warn!(
+                    reason,
+                    "the child outgrows `recycle.memory` soon after each start; the next upgrade for it follows in {} at the earliest: set a higher limit",
+                    spell(left)
+                );
+            }
+            self.wait.timers.set(Key::Memory, left.max(next));
             return;
         }
         let limit = self.recycle.limit.unwrap_or(u64::MAX);
-        if bytes > limit && !std::mem::replace(&mut self.recycle.warned, true) {
+        if bytes > limit && !std::mem::replace(&mut self.recycle.warned_of_limit, true) {
             tracing::warn!(
                 used = about(bytes),
                 limit = about(limit),
@@ -178,7 +213,12 @@ impl Runtime {
             );
         }
         self.operators.set_changed();
-        self.wait.timers.set(Key::Memory, interval);
+        self.wait.timers.set(Key::Memory, next);
+    }
+
+    /// Whether this generation replaced one that used too much memory.
+    fn came_by_memory(&self) -> bool {
+        self.identity.begun.by.starts_with(&history::recycle("memory "))
     }
 
     /// Requests the upgrade that is due, if it can start now.
@@ -246,6 +286,19 @@ mod tests {
         assert_eq!([at(0.0), at(0.5), at(1.0)], [(1000, 500), (1050, 475), (1100, 450)]);
         let none = Recycle::new(&limits(Some(1000), None, 0), 1.0);
         assert_eq!((none.after, none.limit), (Some(Duration::from_secs(1000)), None));
+    }
+
+    #[test]
+    fn a_child_that_outgrows_the_limit_at_once_is_not_recycled_at_once() {
+        // Contract: R2
+        let interval = Duration::from_secs(60);
+        let mut recycle = Recycle::new(&limits(None, Some(500), 0), 0.0);
+        assert_eq!(recycle.too_early(interval), None, "it does not serve");
+        recycle.since = Some(Instant::now());
+        let left = recycle.too_early(interval).unwrap();
+        assert!(left <= Duration::from_secs(600) && left > Duration::from_secs(500), "{left:?}");
+        recycle.since = Instant::now().checked_sub(Duration::from_secs(601));
+        assert_eq!(recycle.too_early(interval), None);
     }
 
     #[test]

@@ -30,11 +30,12 @@ pub(crate) const ONCE: &str =
 
 impl Manner {
     /// Clients of other flavours have no psflip that holds or moves them.
-    pub(crate) fn roll(flavour: Flavour, dice: &mut Rng) -> Self {
-        match (flavour, dice.u8(..5)) {
-            (_, 0) => Self::Drains,
+    pub(crate) fn roll(flavour: Flavour, seed: u64, dice: &mut Rng) -> Self {
+        match (flavour, dice.u8(..3)) {
             (Flavour::Proxied | Flavour::Inherited, 1) => Self::Bakes,
             (Flavour::Proxied | Flavour::Inherited, 2) => Self::Alone,
+            // By the seed itself, so that the steps of the other rounds stay what they were.
+            _ if seed % 3 == 2 => Self::Drains,
             _ => Self::Overlaps,
         }
     }

@@ -165,7 +165,7 @@ impl Round {
             6 => Flavour::ReusePort,
             _ => Flavour::Inherited,
         };
-        let manner = Manner::roll(flavour, &mut dice);
+        let manner = Manner::roll(flavour, seed, &mut dice);
         let mut steps: Vec<PlannedStep> = (0..STEPS).map(|_| PlannedStep::roll(&mut dice)).collect();
         let finale = match dice.u8(..7) {
             0..=2 => Finale::Terminate,
