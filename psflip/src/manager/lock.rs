@@ -66,19 +66,22 @@ fn whole(kind: i32) -> libc::flock {
 /// # Errors
 /// Those of flock(2): ENOLCK.
 pub(super) fn lock_new(file: File) -> io::Result<Locked> {
-    let file = lock(file)?.ok_or(Errno::EWOULDBLOCK)?;
+    if !lock(&file)? {
+        return Err(Errno::EWOULDBLOCK.into());
+    }
+    let file = Locked(file);
     // NFS implements flock(2) as a lock of fcntl(2), so this second lock is refused there. The first lock is
     // enough: an older version finds it there as well.
     let _ = fcntl(&*file, FcntlArg::F_OFD_SETLK(&whole(libc::F_WRLCK)));
     Ok(file)
 }
 
-/// flock(2), exclusive and without waiting. `None`: another process has a lock.
-fn lock(file: File) -> io::Result<Option<Locked>> {
+/// flock(2), exclusive and without waiting. Returns whether this process has the lock now.
+fn lock(file: &File) -> io::Result<bool> {
     seam::before(Call::Lock)?;
     match file.try_lock() {
-        Ok(()) => Ok(Some(Locked(file))),
-        Err(TryLockError::WouldBlock) => Ok(None),
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
         Err(TryLockError::Error(error)) => Err(error),
     }
 }
@@ -160,16 +163,15 @@ impl Turn {
     /// The file can't be created or locked, or a file of that name was not made by psflip.
     pub(super) fn take(path: PathBuf) -> io::Result<Option<Self>> {
         for _ in 0..ATTEMPTS {
+            // One descriptor is enough for all of it: without another one (EMFILE) the file would be left.
             let file = Self::open(&path)?;
-            let copy = file.try_clone()?;
-            let locked = match lock(file)? {
-                Some(locked) => Some(locked),
-                None => {
-                    wait(&copy)?;
-                    lock(copy)?
+            if !lock(&file)? {
+                wait(&file)?;
+                if !lock(&file)? {
+                    return Ok(None);
                 }
-            };
-            let Some(locked) = locked else { return Ok(None) };
+            }
+            let locked = Locked(file);
             // The previous holder of the turn has removed its file.
             if is_at(&locked, &path) {
                 return Ok(Some(Self { path, file: locked }));
