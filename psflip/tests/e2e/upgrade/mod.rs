@@ -6,3 +6,4 @@ mod per_generation;
 mod replaced;
 mod requests;
 mod several;
+mod several_killed;

@@ -5,8 +5,6 @@ use testkit::client::control::Asking;
 use testkit::{Deadline, Process, Psflip, Sandbox, Signal, Stream, double, wait_until};
 
 use crate::anchor::anchored;
-use crate::failures::each_call::Upgraded;
-use crate::failures::faults::Case;
 use crate::failures::stage::Stage;
 use crate::service::{AT_ONCE, UNTIL_FILE, configure, generations, kill, psflip, stop};
 
@@ -179,6 +177,7 @@ fn a_stop_waits_for_every_old_generation() {
     let (active, child) = several.of(3);
     child.signal(Signal::SIGTERM).unwrap();
     let mut stopping = Asking::ask(&several.psflip.control_path(), r#"{"psflip":1,"request":"stop"}"#);
+    stopping.wait_event("stopping");
     child.signal(Signal::SIGUSR2).unwrap();
     let mut waits = [(); 2].map(|()| stopping.wait_event("waiting")["predecessor"]["generation"].clone());
     waits.sort_by_key(Value::as_u64);
@@ -416,57 +415,4 @@ fn an_operator_ends_all_old_generations() {
     several.add();
     several.wait_draining(&[4]);
     several.end();
-}
-
-/// Of the calls that an upgrade makes for them; the other ones fail in upgrades without them.
-#[track_caller]
-fn each_call_for_old_generations_may_fail(role: &str) {
-    let sandbox = Sandbox::new();
-    let stage = Stage::new(&sandbox);
-    let exe = sandbox.path("psflip");
-    std::os::unix::fs::symlink(double("psflip-staged"), &exe).unwrap();
-    let rest = format!("{AT_ONCE}[upgrade]\ndraining = 2\n[shutdown]\ntimeout = \"1h\"\n");
-    let psflip =
-        psflip(&sandbox, CHILD, &rest).exe(exe).env("PSFLIP_STAGED", sandbox.dir()).start().wait_ready();
-    let (first, child) = (psflip.active(), psflip.child());
-    // A child that is killed as it starts leaves the socket as it is.
-    let socket = sandbox.path("app.sock");
-    let server = ["http-server", "--inherit", "listen_fds", "--probe", "{{ generation() }}.up"];
-    let listen = format!("[[listen]]\naddress = \"unix://{}\"\n", socket.display());
-    let check = "[healthcheck.unix]\npath = \"{{ generation() }}.up\"\ninterval = \"10ms\"\n";
-    configure(&sandbox, &server, &(rest.replace(AT_ONCE, check) + &listen));
-    psflip.request_flip();
-    psflip.wait_successor(first);
-    let upgraded = Upgraded {
-        sandbox: &sandbox,
-        stage: &stage,
-        psflip: &psflip,
-        socket: &socket,
-        or_ends: "new generation took over",
-        beside: &[first],
-    };
-    let is_meant = |case: &Case| {
-        ["EpollCreate", "EpollControl", "Sendmsg", "Recvmsg", "Socketpair"].contains(&case.call.as_str())
-    };
-    upgraded.each_call_may_fail(role, is_meant, || {
-        assert!(first.is_alive() && child.is_alive(), "{}", sandbox.report());
-        let status = Asking::ask(&psflip.control_path(), STATUS).wait_event("status");
-        assert_eq!(status["status"]["older"][0]["generation"], 1, "{}", sandbox.report());
-    });
-    child.signal(Signal::SIGUSR2).unwrap();
-    psflip.wait_gone(first);
-    psflip.stop();
-    sandbox.assert_no_process_left();
-}
-
-#[test]
-fn each_call_of_the_old_psflip_for_old_generations_may_fail() {
-    // Contract: D3, F10
-    each_call_for_old_generations_may_fail("old");
-}
-
-#[test]
-fn each_call_of_the_new_psflip_for_old_generations_may_fail() {
-    // Contract: D3, F10
-    each_call_for_old_generations_may_fail("new");
 }
