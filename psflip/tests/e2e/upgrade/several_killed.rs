@@ -86,7 +86,8 @@ fn is_killed_at(step: &str, victim: Victim) {
         let all = generations(&sandbox);
         let others: Vec<_> = all.iter().filter(|one| !older.contains(one)).copied().collect();
         let [active] = others[..] else { return None };
-        (psflip.active() == active && all.len() == older.len() + 1).then_some(())
+        let named = std::fs::read_to_string(psflip.pidfile_path()).ok()?.trim().parse().ok();
+        (named == Some(active.pid()) && all.len() == older.len() + 1).then_some(())
     });
     let expected: &[u64] = if victim == Victim::Older { &[] } else { &[1] };
     wait_draining(&psflip, expected, &what());
