@@ -104,6 +104,7 @@ pub(super) fn listeners(reader: &mut Reader<'_>, file: &Section<'_>) -> Vec<List
         } else {
             refuse_shared_number(reader, &section, &listener, &listeners);
         }
+        refuse_shared_key(reader, &section, &listener, &listeners);
         listeners.push(listener);
     }
     listeners
@@ -282,6 +283,36 @@ fn refuse_shared_number(
                 .help("`listen_fds` numbers its sockets from 3 on: pass all of them in one way, or leave `fd` out"),
         );
     }
+}
+
+/// Two sockets with one key in `SERVER_STARTER_PORT`: a program finds only one of them.
+fn refuse_shared_key(
+    reader: &mut Reader<'_>,
+    section: &Section<'_>,
+    listener: &Listener,
+    others: &[Listener],
+) {
+    let key = |listener: &Listener| {
+        let key = listener.key.clone().or_else(|| match &listener.address {
+            // The key has the port that the kernel chooses.
+            ListenAddress::Tcp(address) | ListenAddress::Udp(address) => {
+                (address.port() != 0).then(|| address.to_string())
+            }
+            ListenAddress::Unix(path) => Some(path.display().to_string()),
+            ListenAddress::Unixgram(_) | ListenAddress::Unixpacket(_) | ListenAddress::Systemd(_) => None,
+        });
+        key.filter(|_| listener.protocols.contains(&Protocol::ServerStarter))
+    };
+    let Some(shared) =
+        key(listener).filter(|own| others.iter().any(|other| key(other).as_ref() == Some(own)))
+    else {
+        return;
+    };
+    let span = place(section, "key").or_else(|| section.span.clone()).unwrap_or_default();
+    reader.error(
+        Error::at(span, format!("two listeners with the key {} in `SERVER_STARTER_PORT`", quoted(&shared)))
+            .help("a program finds only one of them: give each a `key` of its own"),
+    );
 }
 
 /// The key of a socket in `SERVER_STARTER_PORT`, whose entries are separated by `;`.

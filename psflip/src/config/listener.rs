@@ -20,6 +20,7 @@ pub struct Listener {
     /// and `None` with [`Protocol::ListenFds`], whose numbers are fixed.
     pub fd: Option<u16>,
     /// Its key in `SERVER_STARTER_PORT`, without `=`, `;` and control characters; `None`: its address.
+    /// No two of [`Protocol::ServerStarter`] have the same.
     pub key: Option<String>,
     /// How the socket is configured. For [`ListenAddress::Systemd`] all defaults, except `nonblock` of a
     /// `[[proxy]]`.

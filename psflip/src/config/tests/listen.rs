@@ -44,6 +44,8 @@ fn every_listen_error_has_advice() {
         "[[listen]]\naddress = '/a'\nas = 'einhorn'\nfd = 5\n[[listen]]\naddress = '/b'",
         "[[listen]]\naddress = '/a'\nkey = 'a'",
         "[[listen]]\naddress = '/a'\nas = 'server_starter'\nkey = 'a=1'",
+        "[[listen]]\naddress = '/a'\nas = 'server_starter'\nkey = '80'\n[[listen]]\naddress = '/b'\nas = 'server_starter'\nkey = '80'",
+        "[[listen]]\naddress = '1.2.3.4:80'\nas = 'server_starter'\n[[listen]]\naddress = 'udp://1.2.3.4:80'\nas = 'server_starter'",
         "[[listen]]\naddress = 'systemd:web'\nbacklog = 5",
         "[[listen]]\naddress = 'unixgram://'",
         "[[listen]]\naddress = 'unixgram:///a'\nbacklog = 5\nas = 'server_starter'",
@@ -72,6 +74,18 @@ fn every_listen_error_has_advice() {
         writeln!(text, "{}\n", refused(&format!("cmd = ['x']\n{wrong}"))).unwrap();
     }
     insta::assert_snapshot!("listen", text);
+}
+
+#[test]
+fn only_sockets_of_server_starter_need_keys_of_their_own() {
+    let listeners = |text: &str| plan(&format!("cmd = ['x']\n{text}")).listeners.len();
+    let (tcp, udp) = ("[[listen]]\naddress = '1.2.3.4:80'\n", "[[listen]]\naddress = 'udp://1.2.3.4:80'\n");
+    let starter = "as = 'server_starter'\n";
+    assert_eq!(listeners(&format!("{tcp}{udp}{starter}")), 2);
+    assert_eq!(listeners(&format!("{tcp}{starter}{udp}{starter}key = 'u80'\n")), 2);
+    // The kernel chooses two ports.
+    let chosen = |text: &str| text.replace(":80", ":0");
+    assert_eq!(listeners(&format!("{}{starter}{}{starter}", chosen(tcp), chosen(udp))), 2);
 }
 
 #[test]
