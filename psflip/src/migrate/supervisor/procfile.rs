@@ -60,7 +60,12 @@ pub fn procfile(
     let mut out = Output::new(&format!("the type `{kind}` of `{}`", crate::text::head(name, 100)));
     out.without_pidfile();
     let sets_port = run(&mut out, place, command)?;
-    out.explain("As foreman reads it; `?`: it may be missing.");
+    out.note(
+        "`.env`",
+        "psflip reads it in systemd's syntax, foreman in its own: backslashes and `\\n` in double quotes differ, a \
+         backslash without quotes too, and `export A=1` is an error. PORT in it is foreman's base port: psflip does not \
+         count from it. `?`: the file may be missing",
+    );
     out.text("", "env_file", "?.env");
     let port = FIRST_PORT + STEP * index;
     if !sets_port && (*kind == "web" || shell::inserts(command, "PORT")) {
@@ -96,7 +101,11 @@ pub fn procfile(
 
 /// Sets `cmd`, and the variables before it, from a line that a shell would run. Returns whether it sets PORT.
 fn run(out: &mut Output, place: &str, command: &str) -> Result<bool, Wrong> {
-    match shell::split(command) {
+    let simple = shell::split(command).and_then(|simple| match &simple.words[..] {
+        [exec, first, ..] if exec == "exec" && first.starts_with('-') => Err("its `exec` has options"),
+        _ => Ok(simple),
+    });
+    match simple {
         Ok(simple) => {
             // Without a shell there is no `exec` to call.
             let words = simple.words.strip_prefix(&["exec".to_owned()]).unwrap_or(&simple.words);

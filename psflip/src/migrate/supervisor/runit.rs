@@ -66,11 +66,11 @@ fn read(text: &str) -> Result<Script, (String, &'static str)> {
     let mut lines = text.lines().enumerate().skip(1);
     while let Some((index, line)) = lines.next() {
         let place = format!("line {}", index + 1);
-        let mut line = line.trim().to_owned();
-        while line.ends_with('\\') {
+        let mut line = line.to_owned();
+        while continues(&line) {
             line.pop();
             let Some((_, more)) = lines.next() else { break };
-            line += more.trim();
+            line += more;
         }
         let line = line.trim();
         if line.is_empty()
@@ -83,16 +83,23 @@ fn read(text: &str) -> Result<Script, (String, &'static str)> {
             return Err((place, "there are commands after the `exec`"));
         }
         let line = match line.strip_prefix("cd ") {
-            Some(rest) => {
-                let directory = rest.split_once("||").map_or(rest, |(directory, _)| directory);
-                format!("cd {directory}")
-            }
-            None => line.strip_suffix("2>&1").unwrap_or(line).to_owned(),
+            Some(rest) => match rest.split_once("||") {
+                Some((_, failed)) if !only_exits(failed.trim()) => {
+                    return Err((place, "it does more than `exit` if `cd` fails"));
+                }
+                Some((directory, _)) => format!("cd {directory}"),
+                None => line.to_owned(),
+            },
+            None => line.strip_suffix(" 2>&1").unwrap_or(line).to_owned(),
         };
         let simple = shell::split(&line).map_err(|reason| (place.clone(), reason))?;
         let words: Vec<&str> = simple.words.iter().map(String::as_str).collect();
         match words[..] {
-            ["cd", directory] if simple.variables.is_empty() && script.directory.is_none() => {
+            ["cd", directory]
+                if simple.variables.is_empty()
+                    && script.directory.is_none()
+                    && !directory.starts_with('-') =>
+            {
                 script.directory = Some(directory.to_owned());
             }
             ["export", ..] => {
@@ -103,6 +110,7 @@ fn read(text: &str) -> Result<Script, (String, &'static str)> {
                     script.variables.push((name.to_owned(), value.to_owned()));
                 }
             }
+            ["exec", first, ..] if first.starts_with('-') => return Err((place, "its `exec` has options")),
             ["exec", ..] if words.len() > 1 => {
                 script.variables.extend(simple.variables);
                 script.program = (place, words[1..].iter().map(|word| (*word).to_owned()).collect());
@@ -114,6 +122,57 @@ fn read(text: &str) -> Result<Script, (String, &'static str)> {
         true => Err(("the whole script".to_owned(), "it has no `exec`")),
         false => Ok(script),
     }
+}
+
+/// Whether a shell joins the next line to this one: its last character is a backslash that is neither
+/// escaped nor quoted nor in a comment.
+fn continues(line: &str) -> bool {
+    let (mut quote, mut at_start) = (None, true);
+    let mut chars = line.chars();
+    while let Some(c) = chars.next() {
+        if c == '\\' && quote != Some('\'') {
+            at_start = false;
+            if chars.next().is_none() {
+                return true;
+            }
+            continue;
+        }
+        match (quote, c) {
+            (None, '#') if at_start => return false,
+            (None, '\'' | '"') => quote = Some(c),
+            (Some(open), c) if open == c => quote = None,
+            _ => {}
+        }
+        at_start = quote.is_none() && c.is_whitespace();
+    }
+    false
+}
+
+/// Whether a command only ends the script: `exit`, `exit 1`, or `{ echo TEXT; exit 1; }`.
+fn only_exits(command: &str) -> bool {
+    let is_exit = |command: &str| {
+        let status = command.trim().strip_prefix("exit");
+        status.is_some_and(|status| {
+            status.is_empty()
+                || status.starts_with(' ') && status.trim().bytes().all(|byte| byte.is_ascii_digit())
+        })
+    };
+    let Some(group) = command.strip_prefix("{ ").and_then(|group| group.trim_end().strip_suffix('}')) else {
+        return is_exit(command);
+    };
+    let Some((before, last)) =
+        group.trim().strip_suffix(';').map(|all| all.rsplit_once(';').unwrap_or(("", all)))
+    else {
+        return false;
+    };
+    // A message, and nothing that could do more or leave the group.
+    let is_message = |command: &str| {
+        let command = command.replace(">&2", "");
+        let first = command.split_whitespace().next().unwrap_or_default();
+        ["echo", "printf", "logger"].contains(&first)
+            && !command.contains(['&', '|', '<', '>', '`', '(', ')', '{', '}'])
+    };
+    is_exit(last) && (before.is_empty() || before.split(';').all(is_message))
 }
 
 /// The script itself as the command, as it is.

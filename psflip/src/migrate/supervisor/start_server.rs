@@ -82,11 +82,14 @@ pub fn start_server(arguments: &[String], generation: &Generation<'_>) -> Result
         }
     }
     let backlog = last("backlog");
+    let mut keys: Vec<String> = Vec::new();
     for option in given.iter().filter(|option| option.name == "port") {
-        port(&mut out, option, backlog)?;
+        let key = port(&mut out, option, backlog)?;
+        refuse_second(&mut keys, key, &option.place)?;
     }
     for option in given.iter().filter(|option| option.name == "path") {
         path(&mut out, option, backlog);
+        refuse_second(&mut keys, option.value.clone(), &option.place)?;
     }
     if !given.iter().any(|option| ["port", "path"].contains(&option.name)) {
         out.explain("start_server sets both also without sockets.");
@@ -152,7 +155,11 @@ fn operating(out: &mut Output, given: &[Given]) -> Result<(), Wrong> {
     let auto = last("enable-auto-restart");
     let interval = last("auto-restart-interval");
     match (auto, interval) {
-        (Some(_), _) => {
+        (Some(Given { place, .. }), _) => {
+            out.note(
+                place,
+                "psflip waits until old generations have drained; start_server, after twice the interval, does not",
+            );
             let after = match interval {
                 Some(Given { value, place, .. }) => duration(value, place)?,
                 None => "6m".to_owned(),
@@ -218,8 +225,21 @@ fn duration(value: &str, place: &str) -> Result<String, Wrong> {
     })
 }
 
-/// `[HOST:][u]PORT[=FD]`, with the key that start_server gives it in `SERVER_STARTER_PORT`.
-fn port(out: &mut Output, option: &Given, backlog: Option<&Given>) -> Result<(), Wrong> {
+/// Two sockets with one key: of these, `server_ports` of Server::Starter returns the last.
+fn refuse_second(keys: &mut Vec<String>, key: String, place: &str) -> Result<(), Wrong> {
+    if keys.contains(&key) {
+        let message =
+            format!("two sockets have the key `{0}` in SERVER_STARTER_PORT", crate::text::head(&key, 60));
+        let help = "a server finds the last one only: leave one out, or name it with its host, as in \
+                    `--port 0.0.0.0:u53`";
+        return Err(Wrong::new(place, message, help));
+    }
+    keys.push(key);
+    Ok(())
+}
+
+/// `[HOST:][u]PORT[=FD]`. Returns the key that start_server gives it in `SERVER_STARTER_PORT`.
+fn port(out: &mut Output, option: &Given, backlog: Option<&Given>) -> Result<String, Wrong> {
     let Given { value, place, .. } = option;
     let wrong = |message: String, help: &str| Wrong::new(place.clone(), message, help);
     let no_port = || {
@@ -288,7 +308,7 @@ fn port(out: &mut Output, option: &Given, backlog: Option<&Given>) -> Result<(),
     if let Some(backlog) = backlog.filter(|_| !is_udp) {
         out.bare("[[listen]]", "backlog", &backlog.value);
     }
-    Ok(())
+    Ok(key)
 }
 
 fn path(out: &mut Output, option: &Given, backlog: Option<&Given>) {

@@ -1,5 +1,7 @@
 //! A `[program:x]` or `[fcgi-program:x]` of supervisord (4.2).
 
+use std::str::Chars;
+
 use super::{Output, Translated, Wrong, literal, seconds, shell};
 use crate::config::Generation;
 use crate::signal::Signal;
@@ -64,23 +66,29 @@ pub fn supervisord(
     }
     out.comment("    command = psflip run -c /etc/app/psflip.toml");
     out.without_pidfile();
-    let expand = |place: &str, text: &str| expand(place, text, section, here);
+    let insert = |place: &str, text: &str| insert(place, text, section, here);
+    let expand = |place: &str, text: &str| Ok(template(&insert(place, text)?));
     let get = |key: &str| section.settings.iter().find(|(name, ..)| name == key);
 
     let Some((_, command, place)) = get("command") else {
         return Err(Wrong::new(section.place.clone(), "it has no `command`", "add it"));
     };
-    let words = split(place, command)?;
-    let words = words.iter().map(|word| expand(place, word)).collect::<Result<Vec<_>, _>>()?;
+    let (words, bare) = split(place, &insert(place, command)?)?;
+    if let Some(name) = bare {
+        out.note(place, not_split(&name));
+    }
+    let words: Vec<String> = words.iter().map(|word| template(word)).collect();
     out.command_of_templates(&words);
     if let Some((_, directory, place)) = get("directory") {
         let directory = expand(place, directory)?;
         out.template("", "workdir", &directory);
     }
     if let Some((_, environment, place)) = get("environment") {
-        for (name, value) in variables(place, environment)? {
-            let value = expand(place, &value)?;
-            out.variable(&name, &value);
+        for Variable { name, value, is_quoted } in variables(place, &insert(place, environment)?)? {
+            if let Some(inserted) = inserted(&value).filter(|_| !is_quoted) {
+                out.note(place, not_split(inserted));
+            }
+            out.variable(&name, &template(&value));
         }
     }
     stopping(&mut out, section)?;
@@ -114,7 +122,8 @@ fn others(out: &mut Output, section: &Section) {
     const SOCKET: &[&str] = &["socket", "socket_owner", "socket_mode", "socket_backlog"];
     for (name, value, place) in &section.settings {
         let name = name.as_str();
-        if TRANSLATED.contains(&name) || section.kind == "fcgi-program" && SOCKET.contains(&name) {
+        let is_fcgi = section.kind == "fcgi-program";
+        if TRANSLATED.contains(&name) || is_fcgi && SOCKET.contains(&name) {
             continue;
         }
         match name {
@@ -126,6 +135,9 @@ fn others(out: &mut Output, section: &Section) {
                 );
                 out.left(place, text);
             }
+            "user" if is_fcgi && !["root", "0"].contains(&value.trim()) => {
+                binds_as(out, section, place, value);
+            }
             _ if STAY.contains(&name) => {
                 out.note_at_top(place, format!("`{name}` stays in supervisord's section"));
             }
@@ -134,6 +146,33 @@ fn others(out: &mut Output, section: &Section) {
             }
         }
     }
+}
+
+/// supervisord binds a FastCGI program's socket by itself, so not as the program's `user`.
+fn binds_as(out: &mut Output, section: &Section, place: &str, user: &str) {
+    let user = crate::text::head(user, 60);
+    if section.settings.iter().any(|(name, ..)| name == "socket_owner") {
+        let text = format!(
+            "supervisord binds the socket and gives it to `socket_owner` as root, which psflip, started as \
+             `{user}`, may not: remove `user` there, and begin `cmd` with setpriv(1) instead"
+        );
+        out.left(place, text);
+    } else {
+        let text = format!(
+            "`user` stays in supervisord's section. supervisord binds the socket as root, psflip as `{user}`, which \
+             needs the permission: for a port below 1024, or in the socket's directory"
+        );
+        out.note_at_top(place, text);
+    }
+}
+
+/// What differs for a value that supervisord inserts outside of quotes.
+fn not_split(name: &str) -> String {
+    format!(
+        "supervisord inserts `%(ENV_{})s` first and splits the text then, psflip does not split it: write out a value \
+         that is empty or has white space, quotes, commas or backslashes",
+        crate::text::head(name, 60)
+    )
 }
 
 /// How the program stops.
@@ -297,10 +336,12 @@ fn without_comment(line: &str) -> &str {
     end.map_or(line, |(at, _)| &line[..at]).trim()
 }
 
-/// Words as Python's shlex splits them: as a shell, but nothing is replaced.
-fn split(place: &str, command: &str) -> Result<Vec<String>, Wrong> {
+/// Words as Python's shlex splits them: as a shell, but nothing is replaced. Returns as well the first
+/// variable of the environment that is to be inserted outside of quotes.
+fn split(place: &str, command: &str) -> Result<(Vec<String>, Option<String>), Wrong> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
+    let mut bare = None;
     let mut chars = command.chars();
     let open = || Wrong::new(place, "a quote is not closed", "supervisord refuses it as well");
     while let Some(c) = chars.next() {
@@ -319,19 +360,49 @@ fn split(place: &str, command: &str) -> Result<Vec<String>, Wrong> {
                     }
                 }
             }
-            '\\' => word.get_or_insert_default().extend(chars.next()),
+            '\\' => match chars.next() {
+                Some('%') => percent(word.get_or_insert_default(), &mut chars, &mut bare),
+                Some(escaped) => word.get_or_insert_default().push(escaped),
+                None => {
+                    return Err(Wrong::new(
+                        place,
+                        "a backslash ends the command",
+                        "supervisord refuses it as well: remove it",
+                    ));
+                }
+            },
+            '%' => percent(word.get_or_insert_default(), &mut chars, &mut bare),
             c => word.get_or_insert_default().push(c),
         }
     }
     words.extend(word);
     match words.is_empty() {
         true => Err(Wrong::new(place, "`command` is empty", "add a command")),
-        false => Ok(words),
+        false => Ok((words, bare)),
     }
 }
 
+/// Adds a `%` outside of quotes to a word, with the second one of `%%`, which begins nothing. If it begins
+/// `%(ENV_X)s`, the first such name is kept.
+fn percent(word: &mut String, chars: &mut Chars<'_>, bare: &mut Option<String>) {
+    word.push('%');
+    let rest = chars.as_str();
+    if rest.starts_with('%') {
+        word.extend(chars.next());
+    } else if bare.is_none() {
+        *bare = variable_at(rest).map(|(name, _)| name.to_owned());
+    }
+}
+
+/// A variable of `environment`.
+struct Variable {
+    name: String,
+    value: String,
+    is_quoted: bool,
+}
+
 /// `KEY="value",KEY2=value`.
-fn variables(place: &str, text: &str) -> Result<Vec<(String, String)>, Wrong> {
+fn variables(place: &str, text: &str) -> Result<Vec<Variable>, Wrong> {
     let mut pieces = vec![String::new()];
     let mut quote = None;
     for c in text.chars() {
@@ -363,20 +434,22 @@ fn variables(place: &str, text: &str) -> Result<Vec<(String, String)>, Wrong> {
             return Err(Wrong::new(place, message, "supervisord would cut it: write `A=\"1 2\"`"));
         }
         // Without escapes, as supervisord reads it.
-        variables.push((name.to_owned(), value.trim_matches(['"', '\'']).to_owned()));
+        let (name, value) = (name.to_owned(), value.trim_matches(['"', '\'']).to_owned());
+        variables.push(Variable { name, value, is_quoted });
     }
     Ok(variables)
 }
 
-/// Replaces `%(ENV_X)s`, `%(program_name)s` and so on; the result is a template.
-fn expand(place: &str, text: &str, section: &Section, here: Option<&str>) -> Result<String, Wrong> {
+/// Replaces `%(program_name)s` and so on, as supervisord does before it splits a value. What is left of
+/// percent signs is `%%`, and `%(ENV_X)s` of the variables, whose values are not known.
+fn insert(place: &str, text: &str, section: &Section, here: Option<&str>) -> Result<String, Wrong> {
     let mut out = String::new();
     let mut rest = text;
     while let Some(at) = rest.find('%') {
-        out += &literal(&rest[..at]);
+        out += &rest[..at];
         rest = &rest[at..];
         if let Some(after) = rest.strip_prefix("%%") {
-            out.push('%');
+            out += "%%";
             rest = after;
             continue;
         }
@@ -391,12 +464,12 @@ fn expand(place: &str, text: &str, section: &Section, here: Option<&str>) -> Res
         let digits = after.len() - after.trim_start_matches(|c: char| c.is_ascii_digit()).len();
         rest = after[digits..].strip_prefix(['s', 'd']).unwrap_or(&after[digits..]);
         match name {
-            "program_name" | "group_name" => out += &literal(&section.name),
+            "program_name" | "group_name" => out += &section.name.replace('%', "%%"),
             "process_num" => {
                 out += &format!("{:0>width$}", 0, width = after[..digits].parse().unwrap_or(1).clamp(1, 9));
             }
             "here" => match here {
-                Some(here) => out += &literal(here),
+                Some(here) => out += &here.replace('%', "%%"),
                 None => {
                     return Err(Wrong::new(
                         place,
@@ -405,18 +478,53 @@ fn expand(place: &str, text: &str, section: &Section, here: Option<&str>) -> Res
                     ));
                 }
             },
-            _ if name.starts_with("ENV_") && shell::is_name(&name[4..]) => {
-                if out.ends_with('{') {
-                    out.pop();
-                    out += "{{ '{' }}";
-                }
-                out += &format!("{{{{ env('{}') }}}}", &name[4..]);
-            }
+            _ if name.starts_with("ENV_") && shell::is_name(&name[4..]) => out += &format!("%({name})s"),
             _ => {
                 let message = format!("`%({})s` has no counterpart", crate::text::head(name, 40));
                 return Err(Wrong::new(place, message, "write its value"));
             }
         }
     }
-    Ok(out + &literal(rest))
+    Ok(out + rest)
+}
+
+/// The name of the variable, and what follows, if this is the rest of `%(ENV_X)s` after its `%`.
+fn variable_at(text: &str) -> Option<(&str, &str)> {
+    text.strip_prefix("(ENV_")?.split_once(")s")
+}
+
+/// The first variable that is inserted into what [`insert`] returned.
+fn inserted(text: &str) -> Option<&str> {
+    let mut rest = text;
+    while let Some((_, after)) = rest.split_once('%') {
+        match after.strip_prefix('%') {
+            Some(after) => rest = after,
+            None => return variable_at(after).map(|(name, _)| name),
+        }
+    }
+    None
+}
+
+/// The template for what [`insert`] returned.
+fn template(text: &str) -> String {
+    let (mut out, mut plain) = (String::new(), String::new());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('%') {
+        plain += before;
+        let Some((name, after)) = variable_at(after) else {
+            plain.push('%');
+            rest = after.strip_prefix('%').unwrap_or(after);
+            continue;
+        };
+        out += &literal(&std::mem::take(&mut plain));
+        // Before a template, this brace would begin one by itself.
+        if out.ends_with('{') {
+            out.pop();
+            out += "{{ '{' }}";
+        }
+        out += &format!("{{{{ env('{name}') }}}}");
+        rest = after;
+    }
+    plain += rest;
+    out + &literal(&plain)
 }

@@ -151,6 +151,63 @@ fn a_program_of_supervisord_becomes_a_configuration() {
     insta::assert_snapshot!("supervisord_unix", shown(of_supervisord(SUPERVISORD, Some("cgi"))));
 }
 
+/// The place, kind and text of each remark, without those that every result has.
+fn remarks(translated: &Translated) -> Vec<String> {
+    let remarks = translated.remarks.iter().filter(|remark| !remark.text.starts_with("during an upgrade"));
+    remarks.map(|remark| format!("{}: {}: {:.60}", remark.place, remark.kind, remark.text)).collect()
+}
+
+#[test]
+fn supervisord_inserts_before_it_splits() {
+    // Contract: X4
+    let made =
+        |command: &str| of_supervisord(&format!("[program:a b]\ncommand = {command}\n"), None).unwrap();
+    let stage = "supervisord inserts `%(ENV_STAGE)s` first and splits the tex";
+    for (command, argv, is_noted) in [
+        ("x \"%(ENV_STAGE)s\" '%(ENV_STAGE)s'", &["x", "test", "test"][..], false),
+        ("x -s%(ENV_STAGE)s", &["x", "-stest"], true),
+        ("x \\%(ENV_STAGE)s", &["x", "test"], true),
+        ("x %%(ENV_STAGE)s \\%%%%(ENV_STAGE)s", &["x", "%(ENV_STAGE)s", "%%(ENV_STAGE)s"], false),
+        // What is known is inserted first here, too.
+        ("x %(program_name)s '%(program_name)s'", &["x", "a", "b", "a b"], false),
+        // No braces become a template.
+        ("x {%% {{%(ENV_STAGE)s}} {#", &["x", "{%", "{{test}}", "{#"], true),
+        ("x '{%%(a' {%(program_name)s", &["x", "{%(a", "{a", "b"], false),
+    ] {
+        let made = made(command);
+        assert_eq!(plan(&made).cmd, argv, "{command}");
+        let wanted = format!("line 2: note: {stage}");
+        assert_eq!(remarks(&made), if is_noted { vec![wanted] } else { Vec::new() }, "{command}");
+    }
+    let text = "[program:a]\ncommand = x\nenvironment = A=%(ENV_STAGE)s,B=\"%(ENV_STAGE)s\",C=\"{%%\"\n";
+    let made = of_supervisord(text, None).unwrap();
+    plan(&made);
+    assert_eq!(remarks(&made), [format!("line 3: note: {stage}")]);
+    assert!(made.text.contains("C = \"{{ '{%' }}\""), "{}", made.text);
+}
+
+#[test]
+fn the_socket_of_a_program_with_another_user_is_bound_by_root() {
+    // Contract: X4
+    let made = |settings: &str| {
+        let text = format!("[fcgi-program:a]\ncommand = x\nsocket = unix:///run/a.sock\n{settings}");
+        remarks(&of_supervisord(&text, None).unwrap())
+    };
+    assert_eq!(
+        made("user = app\nsocket_owner = www-data\n"),
+        ["line 4: left to do: supervisord binds the socket and gives it to `socket_owner` "]
+    );
+    assert_eq!(
+        made("user = app\n"),
+        ["line 4: note: `user` stays in supervisord's section. supervisord binds the"]
+    );
+    assert_eq!(
+        made("user = root\nsocket_owner = app\n"),
+        ["line 4: note: `user` stays in supervisord's section"]
+    );
+    assert_eq!(made("socket_owner = app\n"), [""; 0]);
+}
+
 fn of_runit(lines: &str) -> Result<Translated, Wrong> {
     with(|generation| runit(Some("/etc/sv/app/run"), lines, generation))
 }
@@ -173,6 +230,22 @@ fn a_run_script_becomes_a_configuration() {
         ),
         ("#!/bin/sh\n./server\n", "line 2: the script stays the command, because it does more"),
         ("#!/bin/sh\nexport A\nexec ./server\n", "line 2: the script stays the command, because it exports"),
+        (
+            "#!/bin/sh\ncd /a || exit 1; umask 077\nexec ./x\n",
+            "line 2: the script stays the command, because it does more than `exit`",
+        ),
+        (
+            "#!/bin/sh\ncd /a || { cd /b || exit 1; }\nexec ./x\n",
+            "line 2: the script stays the command, because it does more than `exit`",
+        ),
+        (
+            "#!/bin/sh\nexec -a name ./x\n",
+            "line 2: the script stays the command, because its `exec` has options",
+        ),
+        (
+            "#!/bin/sh\nexec ./x 'a\\\nb'\n",
+            "line 2: the script stays the command, because a quote is not closed",
+        ),
         ("#!/bin/sh\n", "the whole script: the script stays the command, because it has no `exec`"),
         ("#!/usr/bin/python3\nexec('x')\n", "line 1: the script stays the command, because it is no script"),
     ] {
@@ -185,6 +258,23 @@ fn a_run_script_becomes_a_configuration() {
     }
 }
 
+#[test]
+fn lines_of_a_run_script_are_joined_as_a_shell_joins_them() {
+    // Contract: X4
+    for (script, argv) in [
+        ("# a comment \\\nexec ./a\n", &["./a"][..]),
+        ("exec ./a\\\n    --port 80\n", &["./a", "--port", "80"]),
+        ("exec ./a --po\\\nrt 80 \\\n\n", &["./a", "--port", "80"]),
+        ("exec ./a \"b\\\nc\" d\\\\\n", &["./a", "bc", "d\\"]),
+        ("cd /d || exit\nexec ./a 2>&1\n", &["./a"]),
+        ("cd /d || { echo \"no /d\" >&2; exit 111; }\nexec ./a\n", &["./a"]),
+    ] {
+        let made = of_runit(&format!("#!/bin/sh\n{script}")).unwrap();
+        assert_eq!(plan(&made).cmd, argv, "{script}");
+        assert_eq!(remarks(&made), [""; 0], "{script}");
+    }
+}
+
 fn of_procfile(text: &str, kind: Option<&str>) -> Result<Translated, Wrong> {
     with(|generation| procfile("Procfile", text, kind, generation))
 }
@@ -193,13 +283,14 @@ fn of_procfile(text: &str, kind: Option<&str>) -> Result<Translated, Wrong> {
 fn a_line_of_a_procfile_becomes_a_configuration() {
     // Contract: X4
     let text = "# it\nweb: A=1 B=\"2\" bundle exec puma -p ${PORT:-3000}\nworker: exec ./work 'a b'\n\
-                tcp: PORT=9 ./x $PORT\nbuild: cd a && exec ./b > c\n";
+                tcp: PORT=9 ./x $PORT\nbuild: cd a && exec ./b > c\nnamed: exec -a x ./y\n";
     insta::assert_snapshot!("procfile", shown(of_procfile(text, Some("web"))));
     insta::assert_snapshot!("procfile_worker", shown(of_procfile(text, Some("worker"))));
     for (kind, argv) in [
         ("tcp", &["sh", "-c", "exec ./x $PORT"][..]),
         ("build", &["sh", "-c", "cd a && exec ./b > c"]),
         ("worker", &["./work", "a b"]),
+        ("named", &["sh", "-c", "exec -a x ./y"]),
     ] {
         let plan = plan(&of_procfile(text, Some(kind)).unwrap());
         assert_eq!(plan.cmd, argv);
@@ -231,6 +322,8 @@ fn what_can_not_be_translated_is_an_error_with_place_and_help() {
         "--port 80=x -- x",
         "--port www.example:80 -- x",
         "--signal-on-hup HUB -- x",
+        "--port 80 --port u80 -- x",
+        "--port 1.2.3.4:80 --path 1.2.3.4:80 -- x",
         "--restart --pid-file p --status-file s",
         "--stop --pid-file p",
         "--version",
@@ -257,6 +350,7 @@ fn what_can_not_be_translated_is_an_error_with_place_and_help() {
         ("[program:a]\nuser = x\n", None),
         ("[program:a]\ncommand = 'x\n", None),
         ("[program:a]\ncommand = x %\n", None),
+        ("[program:a]\ncommand = x \\\n", None),
         ("[program:a]\ncommand = x %(host_node_name)s\n", None),
         ("[program:a]\ncommand = x\nstopsignal = NO\n", None),
         ("[program:a]\ncommand = x\nstartsecs = 1s\n", None),
