@@ -2,7 +2,8 @@
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
-use std::io::Write as _;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -26,6 +27,7 @@ Examples:
   psflip migrate -o psflip.toml supervisord /etc/supervisor/conf.d/app.conf app
 
 psflip reports what it can't translate with its line, and keeps it as a comment in the output.
+A new output gets the permissions of FILE; without FILE, 0600 if it has an `[env]`.
 docs/migrating.md lists what becomes of each key and function, docs/coming-from.md what becomes of
 the options and settings of the others. Options of psflip go before the name of the other program.
 
@@ -90,6 +92,16 @@ enum Other {
     },
 }
 
+impl Other {
+    /// The file that is translated.
+    fn file(&self) -> Option<&Path> {
+        match self {
+            Self::StartServer(_) | Self::SpawnFcgi(_) => None,
+            Self::Supervisord { file, .. } | Self::Runit { file } | Self::Procfile { file, .. } => Some(file),
+        }
+    }
+}
+
 /// A command line without the name of its program.
 #[derive(Debug, Args)]
 struct CommandLine {
@@ -126,7 +138,10 @@ pub(super) fn migrate(arguments: &MigrateArgs) -> ExitStatus {
         (None, file) => upstream(file.as_deref().unwrap_or(Path::new("-")), arguments, &generation),
     };
     match report {
-        Ok(report) => report.finish(output.as_deref(), *force),
+        Ok(report) => {
+            let source = other.as_ref().map_or(file.as_deref(), Other::file);
+            report.finish(output.as_deref(), *force, source)
+        }
         Err(status) => status,
     }
 }
@@ -241,6 +256,24 @@ impl CommandLine {
     }
 }
 
+/// The permissions of a new output, before the umask: no more users may read it than may read the source.
+fn permissions(source: Option<&Path>, text: &str) -> u32 {
+    let source = source.map(|path| if path.to_str() == Some("-") { Path::new("/dev/stdin") } else { path });
+    let source = source.and_then(|source| source.metadata().ok()).filter(std::fs::Metadata::is_file);
+    match source {
+        Some(source) => source.permissions().mode() & 0o666 | 0o600,
+        None if text.lines().any(|line| line == "[env]") => 0o600,
+        None => 0o666,
+    }
+}
+
+/// Writes the output; one that exists keeps its permissions.
+fn write(path: &Path, text: &str, force: bool, permissions: u32) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).create_new(!force).mode(permissions);
+    options.open(path)?.write_all(text.as_bytes())
+}
+
 /// A result, and what the user should know about it.
 struct Report {
     text: String,
@@ -254,15 +287,11 @@ struct Report {
 
 impl Report {
     /// Writes the result, then the remarks.
-    fn finish(self, output: Option<&Path>, force: bool) -> ExitStatus {
+    fn finish(self, output: Option<&Path>, force: bool, source: Option<&Path>) -> ExitStatus {
         let Self { text, remarks, left, refused } = self;
         let written = match output {
             None => std::io::stdout().write_all(text.as_bytes()),
-            Some(path) => {
-                let mut options = OpenOptions::new();
-                options.write(true).create(true).truncate(true).create_new(!force);
-                options.open(path).and_then(|mut file| file.write_all(text.as_bytes()))
-            }
+            Some(path) => write(path, &text, force, permissions(source, &text)),
         };
         if let Err(error) = written {
             let place = output.map_or("standard output".to_owned(), |path| format!("`{}`", path.display()));
@@ -283,5 +312,38 @@ impl Report {
         };
         let _ = std::io::stderr().write_all(summary.as_bytes()); // standard error may be closed
         ExitStatus::Exited(if left == 0 && refused.is_none() { exit::OK } else { exit::LEFT_TO_DO })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn nobody_else_can_read_the_values_of_a_private_source() {
+        let directory = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        let source = directory.path().join("run");
+        fs::write(&source, "").unwrap();
+        for (of_source, wanted) in
+            [(0o600, 0o600), (0o700, 0o600), (0o640, 0o640), (0o755, 0o644), (0o444, 0o644)]
+        {
+            fs::set_permissions(&source, fs::Permissions::from_mode(of_source)).unwrap();
+            assert_eq!(permissions(Some(&source), "[env]\n"), wanted, "{of_source:o}");
+        }
+        assert_eq!(permissions(None, "cmd = []\n[env]\n"), 0o600);
+        assert_eq!(permissions(None, "cmd = []\n"), 0o666);
+        // Of a pipe, nothing is known.
+        assert_eq!(permissions(Some(Path::new("/dev/null")), "[env]\n"), 0o600);
+
+        let output = directory.path().join("made.toml");
+        write(&output, "a", false, 0o600).unwrap();
+        assert_eq!(mode(&output), 0o600);
+        assert_eq!(write(&output, "b", false, 0o600).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        fs::set_permissions(&output, fs::Permissions::from_mode(0o640)).unwrap();
+        write(&output, "b", true, 0o600).unwrap();
+        assert_eq!((fs::read_to_string(&output).unwrap().as_str(), mode(&output)), ("b", 0o640));
     }
 }
