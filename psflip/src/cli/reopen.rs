@@ -32,7 +32,8 @@ Examples:
 The files of `output.stdout` and `output.stderr` (`append:FILE`) are opened again, by every generation
 that runs. When this returns, nothing is written to the renamed files any more. The child needs no
 signal and notices nothing. `log.file` is opened for every line, and needs no reopen; loggers
-(`pipe:COMMAND`) rotate by themselves.
+(`pipe:COMMAND`) rotate by themselves. Processes that a generation has left when it exited
+(`shutdown.orphans = \"leave\"`) write on to the renamed file.
 
 Exit codes:
     0  all files are open again, or there are none

@@ -5,19 +5,21 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
+use crate::output::no_link;
 use crate::secrets;
 use crate::sys::seam::{self, Call};
 
 /// Opens the file, or creates it.
 ///
 /// # Errors
-/// Those of open(2), or it is not a regular file.
+/// Those of open(2), or it is a symbolic link or not a regular file.
 pub(super) fn open(path: &Path) -> io::Result<File> {
     seam::before(Call::WriteLog)?;
-    // Without O_NONBLOCK, a FIFO would wait for its reader.
+    // Without O_NONBLOCK, a FIFO would wait for its reader. Without O_NOFOLLOW, a user who may write to
+    // the directory could lead the log into any file that psflip can write to (contract N9).
     let mut how = OpenOptions::new();
-    how.append(true).create(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
-    let file = how.open(path)?;
+    how.append(true).create(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_NOFOLLOW);
+    let file = how.open(path).map_err(no_link)?;
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a regular file")) }
 }
 

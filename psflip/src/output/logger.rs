@@ -22,6 +22,9 @@ use crate::text;
 /// How much of the logger's command is shown, in characters.
 const SHOWN: usize = 100;
 
+/// From so many quick exits in a row on, it is taken for a logger that can't run.
+const TOO_QUICK: u32 = 2;
+
 /// The program without its arguments: those may hold passwords, and messages go to logs.
 pub(super) fn shown(line: &str) -> String {
     text::head(line.split_whitespace().next().unwrap_or_default(), SHOWN)
@@ -128,9 +131,16 @@ impl Keeping<'_> {
         self.quick = if started.elapsed() < PAUSE { self.quick + 1 } else { 0 };
         let now = Instant::now();
         self.due = Some(if self.quick > 1 { started + PAUSE } else { now });
-        if self.quick == 0 || self.quick.is_power_of_two() {
-            let logger = shown(self.line);
+        let logger = shown(self.line);
+        if self.quick < TOO_QUICK {
             tracing::error!(logger, "{what}; starting it again, and the child's output waits");
+        } else if self.quick.is_power_of_two() {
+            let times = self.quick + 1;
+            tracing::error!(
+                logger,
+                times,
+                "{what}, each time soon after its start: the child blocks as soon as its pipe is full; mend what the logger needs, or change `output`"
+            );
         }
     }
 

@@ -17,8 +17,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
 
 pub use self::file::LogFile;
+pub(crate) use self::file::no_link;
 use crate::config::{FileOptions, Target};
 use crate::process::reaper;
 use crate::signal::Signal;
@@ -173,8 +176,11 @@ impl Channel {
             Fork::Parent(pid) => {
                 // It is a child of this process and not reaped: the pid can't have been reused.
                 reaper::output_has_started(pid);
-                self.process =
-                    Some(Running { pid: Some(pid), process: PidFd::open(pid)?, commands: Some(ours) });
+                let process = PidFd::open(pid).inspect_err(|_| {
+                    // Nobody would notice its exit, and the next one would read beside it.
+                    let _ = kill(Pid::from_raw(pid.cast_signed()), nix::sys::signal::Signal::SIGKILL);
+                })?;
+                self.process = Some(Running { pid: Some(pid), process, commands: Some(ours) });
                 Ok(())
             }
         }
@@ -219,8 +225,15 @@ impl Channel {
     }
 
     /// Whether its process has exited since the last call, and why. What is left of its logger is killed.
-    pub fn has_exited(&mut self) -> Option<Exit> {
-        let Running { pid, .. } = self.process.take_if(|running| running.process.has_exited())?;
+    /// `forget` is called while the descriptor of [`Channel::process`] is still open.
+    pub fn has_exited(&mut self, forget: impl FnOnce()) -> Option<Exit> {
+        let Running { pid, .. } = self.process.take_if(|running| {
+            let is_over = running.process.has_exited();
+            if is_over {
+                forget();
+            }
+            is_over
+        })?;
         // A logger may consist of several processes, all of its group. As long as the process is not reaped,
         // no other group has its number.
         if let Some(pid) = pid.filter(|pid| wait::is_child(*pid)) {
@@ -302,4 +315,32 @@ fn state(reader: BorrowedFd<'_>) -> PipeState {
     let found = fds[0].revents().unwrap_or(PollFlags::empty());
     let has = |flag| found.contains(flag);
     PipeState { has_data: has(PollFlags::POLLIN), is_closed: has(PollFlags::POLLHUP) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::seam::testing;
+    use nix::errno::Errno;
+    use std::io::Read as _;
+
+    #[test]
+    fn a_process_that_could_not_be_watched_does_not_run_on() {
+        // Contract: F10
+        let target = Target::Append("out.log".into());
+        let (mut channel, _writer) = Channel::new(&target, None).unwrap();
+        let (mut until, held) = io::pipe().unwrap();
+        let announce = || loop {
+            std::thread::park(); // in the new process, which has a copy of `held`
+        };
+        let signals = crate::sys::early::inherited_signals();
+        let setting = Setting { envp: &[], workdir: None, signals, generation: 1, announce: &announce };
+        let (started, calls) =
+            testing::with(Some((2, Errno::EMFILE)), || channel.start(&setting, &FileOptions::default()));
+        assert_eq!(started.unwrap_err().raw_os_error(), Some(libc::EMFILE));
+        assert_eq!(calls, [Call::Socketpair, Call::Fork, Call::PidfdOpen]);
+        drop(held);
+        assert_eq!(until.read(&mut [0]).unwrap(), 0, "it is gone");
+        assert!(channel.process().is_none());
+    }
 }

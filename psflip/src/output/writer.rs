@@ -45,7 +45,7 @@ impl Copying<'_> {
             if has_data {
                 match input.read(lines.room()) {
                     Ok(0) => {
-                        self.file.append(lines.rest());
+                        self.file.end(lines.rest());
                         return Ok(());
                     }
                     Ok(length) => self.file.append(lines.take(length)),

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::Runtime;
@@ -110,6 +111,7 @@ impl Runtime {
         let target = &self.plan.output.targets()[index].1.clone();
         // A logger is still there from the last generation, or from the last child.
         if let Some(given) = self.output.given.iter().position(|channel| channel.target() == target) {
+            self.wait.poller.forget(TOKENS[index]);
             self.output.channels[index] = Some(self.output.given.remove(given));
             self.watch_reader(index)?;
         }
@@ -124,6 +126,7 @@ impl Runtime {
         };
         let (channel, writer) = Channel::new(target, file.map(|file| files.remove(file)))?;
         // The process of an earlier child's output exits by itself.
+        self.wait.poller.forget(TOKENS[index]);
         self.output.channels[index] = Some(channel);
         self.start_reader(index)?;
         Ok(writer)
@@ -166,6 +169,8 @@ impl Runtime {
     pub(super) fn logger_is_new(&mut self, logger: Logger) {
         let Logger { target, process: Some(process), .. } = logger else { return };
         let is_it = |channel: &&mut Channel| channel.target().to_string() == target;
+        // Before the descriptors of the old process are closed; see `look_at_readers`.
+        TOKENS.into_iter().for_each(|token| self.wait.poller.forget(token));
         let mut channels = self.output.channels.iter_mut().flatten().chain(&mut self.output.given);
         if let Some(channel) = channels.find(is_it) {
             channel.set_process(process);
@@ -184,8 +189,9 @@ impl Runtime {
     pub(super) fn look_at_readers(&mut self) -> io::Result<()> {
         for (index, token) in TOKENS.into_iter().enumerate() {
             let Some(channel) = &mut self.output.channels[index] else { continue };
-            let Some(exit) = channel.has_exited() else { continue };
-            self.wait.poller.forget(token);
+            // Other generations may have the same descriptor: once it is closed here, epoll can't forget it
+            // any more, and would report the exit for ever.
+            let Some(exit) = channel.has_exited(|| self.wait.poller.forget(token)) else { continue };
             match exit {
                 Exit::Finished => self.output.channels[index] = None,
                 Exit::TooEarly => {
@@ -207,9 +213,10 @@ impl Runtime {
 
     /// Whether this generation starts loggers again that it shares with another one.
     fn answers_for_loggers(&self) -> bool {
-        let state = &self.machine.state;
         let is_alone = self.handover.living_predecessor().is_none();
-        !self.machine.is_superseded() && (is_alone || state.is_service())
+        // It was promoted, or is about to be. Until it exits, also while it stops, no old generation does it.
+        let is_promoted = self.operators.log.active_since.is_some() || self.machine.state.is_service();
+        !self.machine.is_superseded() && (is_alone || is_promoted)
     }
 
     /// Starts processes again that have exited too early.
@@ -249,7 +256,18 @@ impl Runtime {
     }
 
     /// Opens the files of this generation again. The results go to the client.
-    pub(super) fn reopen(&self, client: &OwnedFd) {
+    pub(super) fn reopen(&mut self, client: &OwnedFd) {
+        let generation = self.identity.generation;
+        let report = |file: &Path, error: Option<String>| {
+            let line = ControlEvent::Reopened { file: text::lossy(file), generation, error }.line();
+            // A new connection has room for a line. The copy shares its flag not to block.
+            let _ = client.try_clone().and_then(|client| File::from(client).write_all(&line));
+        };
+        // They wait for the start of the child, for example for `upgrade.precheck`.
+        for file in &mut self.output.files {
+            let error = file.reopen().err();
+            report(file.path(), error);
+        }
         for channel in self.output.channels.iter().flatten() {
             let Some(file) = channel.file() else { continue };
             let error = match channel.reopen(client.as_fd()) {
@@ -259,10 +277,7 @@ impl Runtime {
                     Some(format!("the process that writes `{}` can't be reached: {error}", file.display()))
                 }
             };
-            let (file, generation) = (text::lossy(file), self.identity.generation);
-            let line = ControlEvent::Reopened { file, generation, error }.line();
-            // A new connection has room for a line. The copy shares its flag not to block.
-            let _ = client.try_clone().and_then(|client| File::from(client).write_all(&line));
+            report(file, error);
         }
     }
 

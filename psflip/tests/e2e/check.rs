@@ -205,6 +205,16 @@ const DOUBTFUL: &[(&str, &str, &[&str])] = &[
     ),
     ("cmd = [\"./link\"]", "1:7", &["every user can change `", "/open`"]),
     (
+        "cmd = [\"true\"]\n[output]\nstderr = \"append:open/app.log\"",
+        "3:10",
+        &["every user can change `", "/open`, and so decides which file psflip writes to"],
+    ),
+    (
+        "cmd = [\"true\"]\n[log]\nfile = \"link\"",
+        "3:8",
+        &["`link` is a symbolic link: psflip could not start"],
+    ),
+    (
         "cmd = [\"true\"]\n[hooks]\npromoted = [\"plain/loose\"]",
         "3:12",
         &["every user can change `", "/plain/loose`"],

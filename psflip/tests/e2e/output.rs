@@ -1,14 +1,15 @@
 //! `[output]`: the child's output in files and at loggers, and `psflip reopen`.
 
+mod reopen;
+
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::time::{Duration, Instant};
 
-use serde_json::Value;
-use testkit::{Anchor, Deadline, Process, Psflip, Sandbox, Signal, Stream, need, psflip_bin, wait_until};
+use testkit::{Anchor, Deadline, Process, Psflip, Sandbox, Signal, Stream, psflip_bin, wait_until};
 
-use crate::service::{AT_ONCE, UNTIL_FILE, psflip, stop, wait_coming};
+use crate::service::{AT_ONCE, UNTIL_FILE, configure, psflip, stop, wait_coming};
 
 /// A child that writes each line of `in-GENERATION` to both streams. `exit` and `kill` end it; SIGTERM does not.
 const ECHO: &[&str] = &[
@@ -68,6 +69,15 @@ fn kill_all(victims: &[Process]) {
         victim.signal(Signal::SIGKILL).unwrap();
     }
     wait_gone(victims);
+}
+
+/// Kills the output process of `tee`, which dies with it. Until then it may read a line that nobody writes.
+#[track_caller]
+fn kill_with_logger(sandbox: &Sandbox) {
+    let logger = named(sandbox, "tee");
+    assert!(!logger.is_empty(), "{}", sandbox.report());
+    kill_all(&output_processes(sandbox));
+    wait_gone(&logger);
 }
 
 #[track_caller]
@@ -155,6 +165,53 @@ fn neither_an_output_process_nor_a_logger_is_missed_when_it_is_killed() {
     assert!(sandbox.read("out.log").ends_with("bye\n"));
 }
 
+/// The tokens of what a psflip waits for with epoll(7), in order.
+fn watched(psflip: Process) -> Vec<String> {
+    let there = fs::read_dir(format!("/proc/{}/fdinfo", psflip.pid())).unwrap();
+    let texts = there.filter_map(|entry| fs::read_to_string(entry.unwrap().path()).ok());
+    let mut tokens: Vec<String> = texts
+        .flat_map(|text| {
+            let lines = text.lines().filter(|line| line.starts_with("tfd:"));
+            let tokens = lines.filter_map(|line| line.split("data:").nth(1)?.split_whitespace().next());
+            tokens.map(str::to_owned).collect::<Vec<_>>()
+        })
+        .collect();
+    assert!(!tokens.is_empty());
+    tokens.sort_unstable();
+    tokens
+}
+
+#[test]
+fn a_logger_that_can_not_run_is_reported_as_such() {
+    // Contract: N2
+    let sandbox = Sandbox::new();
+    let config = format!("{AT_ONCE}[output]\nstdout = \"pipe:false\"\n");
+    let psflip = psflip(&sandbox, &["/bin/sleep", "1000"], &config).start().wait_ready();
+    let line = psflip.wait_for_line(Stream::Stderr, "the child blocks as soon as its pipe is full");
+    assert!(line.text.contains("ERROR") && line.text.contains("times=3"), "{line}");
+    stop(&psflip);
+}
+
+#[test]
+fn nobody_waits_for_output_that_is_left_alone() {
+    // Contract: N1
+    let sandbox = Sandbox::new();
+    let config = format!("{AT_ONCE}[output]\nstdout = \"append:out.log\"\n[shutdown]\norphans = \"leave\"\n");
+    let child = "(trap '' HUP TERM; exec sleep 1000) & exec sleep 2000";
+    let psflip =
+        psflip(&sandbox, &["/bin/sh", "-c", child], &config).anchor(Anchor::Always).start().wait_ready();
+    let writer = output_processes(&sandbox);
+    let begun = Instant::now();
+    psflip.active().signal(Signal::SIGTERM).unwrap();
+    psflip.program().wait_exit();
+    assert!(begun.elapsed() < Duration::from_secs(5), "psflip or its anchor has waited");
+    let left = named(&sandbox, "sleep");
+    assert_eq!((left.len(), output_processes(&sandbox)), (1, writer.clone()));
+    kill_all(&left);
+    wait_gone(&writer);
+    sandbox.assert_no_process_left();
+}
+
 #[test]
 fn all_generations_share_one_logger() {
     // Contract: N3, N1, F9
@@ -197,6 +254,41 @@ fn all_generations_share_one_logger() {
         "{}",
         sandbox.read("shared.log")
     );
+}
+
+#[test]
+fn the_newest_generation_starts_a_shared_logger_again_until_it_exits() {
+    // Contract: N2, N3
+    let sandbox = Sandbox::new();
+    pipes(&sandbox);
+    let config =
+        format!("{AT_ONCE}[output]\nstdout = \"pipe:tee -a shared.log\"\n[shutdown]\ntimeout = \"1h\"\n");
+    let psflip = psflip(&sandbox, ECHO, &config).start().wait_ready();
+    let old = psflip.active();
+    psflip.request_flip();
+    let new = psflip.wait_successor(old);
+    psflip.wait_for_line(Stream::Stderr, "new generation took over");
+    old.signal(Signal::SIGSTOP).unwrap(); // it has the same descriptor of the process, and keeps it open
+    kill_with_logger(&sandbox);
+    say(&sandbox, 2, "one");
+    wait_line(&sandbox, "shared.log", "out one");
+    let tokens = watched(new);
+    let mut once = tokens.clone();
+    once.dedup();
+    assert_eq!(tokens, once, "the exit is reported for ever");
+    old.signal(Signal::SIGCONT).unwrap();
+    let child = psflip.child();
+    new.signal(Signal::SIGTERM).unwrap();
+    say(&sandbox, 2, "exit");
+    wait_until(Deadline::default(), "the new child to be gone", || (!child.is_alive()).then_some(()));
+    psflip.wait_for_line(Stream::Stderr, "waiting for the old");
+    kill_with_logger(&sandbox);
+    say(&sandbox, 1, "alone");
+    wait_line(&sandbox, "shared.log", "out alone");
+    say(&sandbox, 1, "exit");
+    psflip.program().wait_exit();
+    sandbox.assert_no_process_left();
+    assert!(sandbox.read("shared.log").ends_with("bye\n"));
 }
 
 #[test]
@@ -277,7 +369,7 @@ fn output_that_leads_nowhere_fails_the_generation_before_its_child_starts() {
     let psflip = psflip(&sandbox, &["/bin/sleep", "1000"], AT_ONCE).start().wait_ready();
     let before = (psflip.active(), psflip.child());
     let sleeps = format!("{AT_ONCE}[output]\nstdout = \"append:no/such.log\"\n[upgrade]\noverlap = false\n");
-    crate::service::configure(&sandbox, &["/bin/sleep", "1000"], &sleeps);
+    configure(&sandbox, &["/bin/sleep", "1000"], &sleeps);
     let (code, _, said) = client(&sandbox, &["upgrade", "-c", "psflip.toml"]);
     assert!(code == Some(1) && said.contains("can't open `no/such.log`"), "{said}");
     assert_eq!((psflip.active(), psflip.child()), before);
@@ -285,7 +377,7 @@ fn output_that_leads_nowhere_fails_the_generation_before_its_child_starts() {
     // Without `[output]`, the reason of a failure has the child's last lines only if psflip's own standard
     // error is a file.
     let fails = format!("{AT_ONCE}[output]\nstderr = \"append:err.log\"\n").replace("0s", "1h");
-    crate::service::configure(&sandbox, &["/bin/sh", "-c", "echo no database >&2; exit 3"], &fails);
+    configure(&sandbox, &["/bin/sh", "-c", "echo no database >&2; exit 3"], &fails);
     let (code, _, said) = client(&sandbox, &["upgrade", "-c", "psflip.toml"]);
     assert!(code == Some(1), "{said}");
     assert_eq!(sandbox.read("err.log"), "no database\n");
@@ -318,88 +410,9 @@ fn a_full_disk_costs_output_and_not_the_service() {
     end(&sandbox, &psflip, 1);
 }
 
-/// Requests a reopen, and returns the generations whose files are open again.
-#[track_caller]
-fn reopened(sandbox: &Sandbox) -> Vec<u64> {
-    let (code, stdout, stderr) = client(sandbox, &["reopen", "-c", "psflip.toml", "--json"]);
-    assert_eq!(code, Some(0), "{stderr}");
-    let events = stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let reopened = events.filter(|event| event["event"] == "reopened");
-    let mut generations: Vec<u64> = reopened.map(|event| event["generation"].as_u64().unwrap()).collect();
-    generations.sort_unstable();
-    generations
-}
-
-#[test]
-fn a_reopen_reaches_all_generations_that_run() {
-    // Contract: N6
-    let sandbox = Sandbox::new();
-    pipes(&sandbox);
-    let config = format!(
-        "{UNTIL_FILE}[output]\nstdout = \"append:out.log\"\nstderr = \"append:out.log\"\n[shutdown]\ntimeout = \"1h\"\n"
-    );
-    sandbox.write("healthy", "");
-    let psflip = psflip(&sandbox, ECHO, &config).start().wait_ready();
-    let old = psflip.active();
-    wait_line(&sandbox, "out.log", "started");
-    let rotate = |to: &str| fs::rename(sandbox.path("out.log"), sandbox.path(to)).unwrap();
-    rotate("1.log");
-    assert_eq!(reopened(&sandbox), [1]);
-    say(&sandbox, 1, "one");
-    wait_line(&sandbox, "out.log", "err one");
-    assert_eq!(sandbox.read("1.log"), "started\n");
-
-    // During an upgrade the old generation answers, and passes it on.
-    fs::remove_file(sandbox.path("healthy")).unwrap();
-    psflip.request_flip();
-    wait_coming(&sandbox, old);
-    wait_line(&sandbox, "out.log", "started");
-    rotate("2.log");
-    assert_eq!(reopened(&sandbox), [1, 2]);
-    say(&sandbox, 1, "two");
-    say(&sandbox, 2, "three");
-    wait_line(&sandbox, "out.log", "err two");
-    wait_line(&sandbox, "out.log", "err three");
-    assert_eq!(sandbox.read("2.log"), "out one\nerr one\nstarted\n");
-
-    // While the old generation drains, the new one does.
-    sandbox.write("healthy", "");
-    psflip.wait_successor(old);
-    rotate("3.log");
-    assert_eq!(reopened(&sandbox), [1, 2]);
-    say(&sandbox, 1, "four");
-    wait_line(&sandbox, "out.log", "err four");
-    say(&sandbox, 1, "exit");
-    wait_until(Deadline::default(), "the old psflip to be gone", || (!old.is_alive()).then_some(()));
-
-    // A path that can't be opened is reported, and the file stays open.
-    rotate("4.log");
-    fs::create_dir(sandbox.path("out.log")).unwrap();
-    let (code, stdout, _) = client(&sandbox, &["reopen", "-c", "psflip.toml"]);
-    assert_eq!(code, Some(1));
-    assert!(stdout.starts_with("generation 2: can't open `out.log`"), "{stdout}");
-    say(&sandbox, 2, "five");
-    wait_line(&sandbox, "4.log", "err five");
-    end(&sandbox, &psflip, 2);
-}
-
-#[test]
-fn without_output_to_a_file_a_reopen_does_nothing() {
-    // Contract: N6, N8
-    let sandbox = Sandbox::new();
-    let config = format!("{AT_ONCE}[output]\nstdout = \"null\"\n");
-    let psflip = psflip(&sandbox, &["/bin/sleep", "1000"], &config).start().wait_ready();
-    assert_eq!(psflip.child().open_fds().unwrap()[&1], "/dev/null");
-    assert!(output_processes(&sandbox).is_empty());
-    let (code, stdout, stderr) = client(&sandbox, &["reopen", "-c", "psflip.toml"]);
-    assert_eq!(code, Some(0), "{stderr}");
-    assert_eq!(stdout, "no output goes to a file: nothing to open again\n");
-    stop(&psflip);
-}
-
 #[test]
 fn psflips_own_log_goes_to_a_file_that_may_be_renamed() {
-    // Contract: N7
+    // Contract: N7, N9
     let sandbox = Sandbox::new();
     let config = format!("{AT_ONCE}[log]\nfile = \"psflip.log\"\n");
     let psflip = psflip(&sandbox, &["/bin/sleep", "1000"], &config).start().wait_ready();
@@ -421,6 +434,10 @@ fn psflips_own_log_goes_to_a_file_that_may_be_renamed() {
     assert!(psflip.log().contains("stop") || psflip.log().contains("SIGTERM"), "{}", psflip.log());
     let (code, _, log) = client(&sandbox, &["run", "--log-file", "psflip.log", "--", "/bin/sleep", "1"]);
     assert!(code == Some(125) && log.contains("`log.file`: can't open `psflip.log`"), "{code:?} {log}");
+    std::os::unix::fs::symlink("elsewhere", sandbox.path("link")).unwrap();
+    let (code, _, log) = client(&sandbox, &["run", "--log-file", "link", "--", "/bin/sleep", "1"]);
+    assert!(code == Some(125) && log.contains("`link`: it is a symbolic link"), "{code:?} {log}");
+    assert!(!sandbox.path("elsewhere").exists());
 }
 
 #[test]
@@ -455,35 +472,4 @@ fn check_shows_where_the_output_goes_and_what_would_fail() {
     let pidfile = ["check", "--pidfile", "a.log", "--stdout", "append:./a.log", "--", "true"];
     let (code, _, error) = client(&sandbox, &pidfile);
     assert!(code == Some(78) && error.contains("is also the pidfile"), "{error}");
-}
-
-#[test]
-fn logrotate_rotates_by_the_example() {
-    // Contract: N6
-    let Some(logrotate) = need("logrotate") else { return };
-    let sandbox = Sandbox::new();
-    pipes(&sandbox);
-    let config = format!("{AT_ONCE}[output]\nstdout = \"append:app.log\"\n[log]\nfile = \"psflip.log\"\n");
-    let psflip = psflip(&sandbox, ECHO, &config).start().wait_ready();
-    say(&sandbox, 1, "old");
-    wait_line(&sandbox, "app.log", "out old");
-    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/logrotate.conf");
-    let here = sandbox.dir().display().to_string();
-    let rules = fs::read_to_string(example).unwrap();
-    let rules = rules
-        .replace("/var/log/app/", &format!("{here}/"))
-        .replace("/etc/app/psflip.toml", "psflip.toml")
-        .replace("/run/app/", &format!("{here}/"))
-        .replace("psflip reopen", &format!("{} reopen", psflip_bin().display()));
-    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-    mode(sandbox.dir(), 0o755);
-    mode(&sandbox.write("logrotate.conf", rules), 0o644);
-    let rotate =
-        sandbox.command([&logrotate]).args(["--force", "--state", "state", "logrotate.conf"]).start();
-    assert!(rotate.wait_exit().success(), "{}", rotate.stderr());
-    say(&sandbox, 1, "new");
-    wait_line(&sandbox, "app.log", "out new");
-    assert!(!sandbox.read("app.log").contains("out old"));
-    assert!(sandbox.path("app.log.1.gz").exists() && sandbox.path("psflip.log.1.gz").exists());
-    end(&sandbox, &psflip, 1);
 }

@@ -34,7 +34,11 @@ fn file(key: &str, path: &Path) -> Option<Warning> {
     let warning =
         |message: String, help: &str| Warning { key: key.to_owned(), message, help: help.to_owned() };
     let shown = path.display();
-    match fs::metadata(path) {
+    match fs::symlink_metadata(path) {
+        Ok(there) if there.is_symlink() => Some(warning(
+            format!("`{shown}` is a symbolic link: psflip could not start"),
+            "name the file that it leads to; psflip does not follow a link there",
+        )),
         Ok(there) if !there.is_file() => Some(warning(
             format!("`{shown}` is not a regular file: psflip could not start"),
             "name a file; `pipe:COMMAND` is for a logger",

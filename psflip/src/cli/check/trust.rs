@@ -1,5 +1,6 @@
 //! Files that psflip runs or reads, and that a user other than root and psflip's own can change: that user
-//! decides what psflip runs. `psflip check` assumes that psflip will run as the user that runs the check.
+//! decides what psflip runs. And directories of log files: such a user decides which file psflip writes to.
+//! `psflip check` assumes that psflip will run as the user that runs the check.
 
 use std::ffi::{CString, OsStr};
 use std::fs::{self, Metadata};
@@ -32,11 +33,16 @@ pub(super) fn of(plan: &Plan, config: &Path, envp: &[CString]) -> Vec<Warning> {
         ("hooks.promoted", first(&hooks.promoted)),
         ("hooks.failed", first(&hooks.failed)),
     ];
-    for (key, target) in plan.output.targets() {
-        if let Target::Pipe(line) = target {
-            programs.push((key, Some(OsStr::new(logger_argv(line)[0]))));
+    let keys = ["output.stdout", "output.stderr"];
+    let mut logs: Vec<(&str, &Path)> = Vec::new();
+    for (key, (_, target)) in keys.into_iter().zip(plan.output.targets()) {
+        match target {
+            Target::Pipe(line) => programs.push((key, Some(OsStr::new(logger_argv(line)[0])))),
+            Target::Append(path) => logs.push((key, path)),
+            Target::Inherit | Target::Null => {}
         }
     }
+    logs.extend(plan.log.file.as_deref().map(|path| ("log.file", path)));
     if let Health::Command { cmd, .. } = &plan.health {
         programs.push(("healthcheck.command.cmd", first(cmd)));
     }
@@ -55,15 +61,21 @@ pub(super) fn of(plan: &Plan, config: &Path, envp: &[CString]) -> Vec<Warning> {
             );
         }
     }
+    let runs = files.into_iter().map(|(key, file)| (key, file, "what psflip runs"));
+    let writes = logs.into_iter().map(|(key, log)| {
+        let directory =
+            log.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        (key, directory.to_owned(), "which file psflip writes to")
+    });
     let mut reported: Vec<PathBuf> = Vec::new();
     let mut found = Vec::new();
-    for (key, file) in files {
+    for (key, file, what) in runs.chain(writes) {
         let Some((place, who)) = changeable(&file).filter(|(place, _)| !reported.contains(place)) else {
             continue;
         };
         found.push(Warning {
             key: key.to_owned(),
-            message: format!("{who} can change `{}`, and so decides what psflip runs", place.display()),
+            message: format!("{who} can change `{}`, and so decides {what}", place.display()),
             help: "let only root, or the user that psflip runs as, write there; `psflip check` takes the user that it runs as for psflip's"
                 .to_owned(),
         });

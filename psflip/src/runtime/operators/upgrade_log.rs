@@ -2,8 +2,8 @@
 //! recorded as they happen, and handed over to the next generation. The methods return what is to be
 //! reported; the caller reports it.
 
-use std::fs::File;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -255,8 +255,7 @@ impl UpgradeLog {
         };
         record.step(UpgradeStep::Started, 0);
         let reported = event(&record, UpgradeStep::Started, 0, None, None);
-        let own = Path::new("/proc/self/fd/2");
-        let output = length_of(stderr.unwrap_or(own).to_owned());
+        let output = length_of(stderr.unwrap_or(Path::new(OWN)).to_owned());
         self.upgrade = Some(UnderWay { record, clock: clock(), settled: None, output });
         reported
     }
@@ -396,16 +395,29 @@ pub(super) fn promoted(record: &Record) -> protocol::Event {
     }
 }
 
+/// psflip's own standard error.
+const OWN: &str = "/proc/self/fd/2";
+
+/// Opens a file that gets standard error. Its directory may belong to a user who puts something else there:
+/// a symbolic link is not followed (contract N9), and psflip does not wait for the writer of a FIFO.
+fn open(path: &Path) -> Option<File> {
+    let followed = if path == Path::new(OWN) { 0 } else { libc::O_NOFOLLOW };
+    let mut how = File::options();
+    let file = how.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | followed).open(path).ok()?;
+    file.metadata().ok()?.is_file().then_some(file)
+}
+
 /// A file that gets standard error, with its length.
 fn length_of(path: PathBuf) -> Option<(PathBuf, u64)> {
-    let metadata = std::fs::metadata(&path).ok()?;
+    let is_own = path == Path::new(OWN);
+    let metadata = if is_own { fs::metadata(&path) } else { fs::symlink_metadata(&path) }.ok()?;
     metadata.is_file().then(|| (path, metadata.size()))
 }
 
 /// The last lines that psflip, the old child and the new child wrote to standard error since its file had
 /// this length.
 fn written_since((path, length): (PathBuf, u64)) -> Option<String> {
-    let file = File::open(path).ok()?;
+    let file = open(&path)?;
     let end = file.metadata().ok()?.len();
     let start = length.max(end.saturating_sub(OUTPUT));
     let mut bytes = vec![0; usize::try_from(end.checked_sub(start)?).ok()?];
