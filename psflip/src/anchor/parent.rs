@@ -29,6 +29,9 @@ use crate::sys::wait::{self, ChangeKind};
 /// How many signals are queued for a generation that is not active yet.
 const MOST_WAITING: usize = 1000;
 
+/// How long the anchor waits for output processes whose generation has done so already.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// How many packets are read before everything else is looked at: more than all
 /// generations send in one upgrade.
 const AT_ONCE: usize = 1000;
@@ -130,6 +133,10 @@ impl Anchor {
                     else {
                         continue;
                     };
+                    if message == AnchorMessage::Output && self.state.is_full_of_outputs() {
+                        let is_gone = |error: io::Error| error.raw_os_error() == Some(libc::ESRCH);
+                        self.state.retain_outputs(|pid| !PidFd::open(pid).is_err_and(is_gone));
+                    }
                     if let Some(speaks) = self.state.on_message(sender.pid, message) {
                         self.promoted = Some(speaks);
                     }
@@ -268,12 +275,17 @@ impl Anchor {
         // If a psflip and its keeper were killed together, their tree has become children of the anchor. The
         // exit of PID 1 kills everything anyway. Processes that were left alone on purpose are not killed.
         let kills = !self.state.leaves() && std::process::id() != 1;
-        let outputs = self.living_outputs();
+        let outputs = if self.state.leaves() { Vec::new() } else { self.living_outputs() };
         if !outputs.is_empty() {
             if kills {
                 self.reaper.kill_children_but(outputs.iter().map(|(pid, _)| *pid));
             }
-            let until = Instant::now() + PATIENCE;
+            // A generation that exits by itself has waited for its own output.
+            let patience = match end {
+                ExitStatus::Exited(_) => AGAIN,
+                ExitStatus::Killed(_) => PATIENCE,
+            };
+            let until = Instant::now() + patience;
             for (_, process) in &outputs {
                 process.wait(until);
             }

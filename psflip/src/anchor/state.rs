@@ -95,6 +95,17 @@ impl AnchorState {
         &self.outputs
     }
 
+    /// Whether the list has no room for another one; see [`AnchorState::retain_outputs`].
+    pub(super) fn is_full_of_outputs(&self) -> bool {
+        self.outputs.len() >= MOST_OUTPUTS
+    }
+
+    /// Removes the output processes that are gone: those that exit as children of their generation are not
+    /// reported to the anchor.
+    pub(super) fn retain_outputs(&mut self, is_there: impl Fn(u32) -> bool) {
+        self.outputs.retain(|pid| is_there(*pid));
+    }
+
     /// The active generation, `leaves` and the draining generations. `None` while there is more
     /// to know, as during an upgrade.
     pub(super) fn calm(&self) -> Option<(u32, bool, Vec<u32>)> {
@@ -170,6 +181,7 @@ impl AnchorState {
                 }
             }
             AnchorMessage::Output if !self.is_generation(from) => {
+                // If all of the others still run, the oldest one is the first to exit.
                 self.outputs.truncate(MOST_OUTPUTS - 1);
                 self.outputs.insert(0, from);
             }

@@ -223,6 +223,11 @@ fn output_processes_are_known_until_they_exit_and_hold_up_nothing() {
         state.on_message(pid, AnchorMessage::Output);
     }
     assert_eq!(state.outputs().len(), MOST_OUTPUTS, "of many, the latest count");
+    assert!(state.is_full_of_outputs());
+    state.retain_outputs(|pid| pid % 2 == 1 || pid < 180);
+    assert!(!state.is_full_of_outputs() && state.outputs().contains(&168) && !state.outputs().contains(&198));
+    state.on_message(198, AnchorMessage::Output);
+    assert!(state.outputs().contains(&168), "those that run stay");
     state.on_exit(199, ExitStatus::Exited(0));
     assert!(!state.outputs().contains(&199) && state.outputs().contains(&198));
     state.on_exit(OLD, ExitStatus::Exited(3));
