@@ -127,7 +127,8 @@ impl World {
             }
             // D3: otherwise the anchor ignores its successor, and systemd its main process.
             Effect::StartSuccessor
-                if generation.knows_predecessor
+                if self.budget.most > 1
+                    && generation.knows_predecessor
                     && self.generations[index - 1].alive
                     && !self.generations[index - 1].committed =>
             {
@@ -311,9 +312,8 @@ impl World {
                 && !generation.state.old.announcing
                 && generation.state.phase == Phase::Serving { stopping: Stopping::No };
             let old = self.old_generations(index);
-            if generation.state.has_old_generations()
-                && old.len() != usize::from(generation.state.old.draining)
-            {
+            let counts = self.budget.most > 1 && generation.state.has_old_generations();
+            if counts && old.len() != usize::from(generation.state.old.draining) {
                 return Err(format!(
                     "D3: generation {index} does not know that {} older ones drain",
                     old.len()
