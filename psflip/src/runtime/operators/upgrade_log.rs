@@ -424,3 +424,27 @@ fn written_since((path, length): (PathBuf, u64)) -> Option<String> {
     let read = file.read_at(&mut bytes, start).ok()?;
     text::last_lines(&bytes[..read])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
+    #[test]
+    fn last_lines_are_read_from_a_regular_file_only() {
+        // Contract: N9
+        let room = tempfile::tempdir().unwrap();
+        let [file, link, fifo] = ["file", "link", "fifo"].map(|name| room.path().join(name));
+        fs::write(&file, "before\nsecret\n").unwrap();
+        assert_eq!(length_of(file.clone()), Some((file.clone(), 14)));
+        assert_eq!(written_since((file.clone(), 7)).as_deref(), Some("secret"));
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+        for other in [link, fifo, room.path().to_owned()] {
+            assert_eq!(length_of(other.clone()), None);
+            // It has taken the place of the file since then. psflip does not wait for the writer of the FIFO.
+            assert_eq!(written_since((other, 0)), None);
+        }
+    }
+}
