@@ -280,12 +280,7 @@ impl Anchor {
             if kills {
                 self.reaper.kill_children_but(outputs.iter().map(|(pid, _)| *pid));
             }
-            // A generation that exits by itself has waited for its own output.
-            let patience = match end {
-                ExitStatus::Exited(_) => AGAIN,
-                ExitStatus::Killed(_) => PATIENCE,
-            };
-            let until = Instant::now() + patience;
+            let until = Instant::now() + patience(end);
             for (_, process) in &outputs {
                 process.wait(until);
             }
@@ -299,6 +294,17 @@ impl Anchor {
     }
 }
 
+/// How long to wait for output processes after the last generation has ended so.
+fn patience(end: ExitStatus) -> Duration {
+    // A generation that exits by itself has waited for its own output. It dies by the signal that killed its
+    // child (contract C5), but no other process can kill it by one of these, which it blocks.
+    let by_itself = match end {
+        ExitStatus::Exited(_) => true,
+        ExitStatus::Killed(signal) => [Signal::TERM, Signal::INT, Signal::HUP].contains(&signal),
+    };
+    if by_itself { AGAIN } else { PATIENCE }
+}
+
 /// Sends a signal to a child that has not exited yet.
 fn send_to_living(pid: u32, send: impl FnOnce(&PidFd) -> io::Result<()>) -> io::Result<()> {
     let process = PidFd::open(pid)?;
@@ -310,4 +316,17 @@ fn send_to_living(pid: u32, send: impl FnOnce(&PidFd) -> io::Result<()>) -> io::
 /// psflip that fails to start.
 pub(super) fn print_line(what: &str) {
     crate::log::plain(&format!("psflip: anchor (pid {}): {what}\n", std::process::id()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_that_a_generation_has_waited_for_is_not_waited_for_as_long_again() {
+        // Contract: N1
+        assert_eq!(patience(ExitStatus::Exited(3)), AGAIN);
+        assert_eq!(patience(ExitStatus::Killed(Signal::TERM)), AGAIN, "as its child");
+        assert_eq!(patience(ExitStatus::Killed(Signal::KILL)), PATIENCE);
+    }
 }
