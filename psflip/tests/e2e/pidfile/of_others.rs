@@ -199,8 +199,9 @@ fn a_pidfile_replaced_by_data_is_logged_once_and_fails_upgrades() {
 fn a_pidfile_that_the_child_writes_or_removes_is_restored() {
     // Contract: P1
     let sandbox = Sandbox::new();
-    let child = "echo $$ >psflip.pid; trap 'rm -f psflip.pid; exit 0' TERM; echo started; while :; do sleep 1000 & wait $!; done";
-    let check = "[healthcheck.command]\ncmd = [\"grep\", \"-q\", \"^ready$\", \"go\"]\ninterval = \"10ms\"\n";
+    // Healthy once it has written the file: afterwards only the old child changes it.
+    let child = "echo $$ >psflip.pid; trap 'rm -f psflip.pid; exit 0' TERM; : >up-$PSFLIP_GENERATION; echo started; while :; do sleep 1000 & wait $!; done";
+    let check = "[healthcheck.command]\ncmd = [\"sh\", \"-c\", \"grep -q '^ready$' go && test -e up-$PSFLIP_GENERATION\"]\ninterval = \"10ms\"\n";
     let psflip = sandbox.psflip().cmd(["sh", "-c", child]).config(check).start();
     psflip.wait_for_line(Stream::Stdout, "started");
     sandbox.write("go", "ready\n");
