@@ -53,10 +53,10 @@ fn load_proxied_php_fpm_loses_nothing() {
         "--fpm-config=php-fpm.conf",
         "--allow-to-run-as-root",
     ];
-    let config = "[healthcheck.fcgi]\naddress = \"unix:php-{{ blue_green() }}.sock\"\nscript = \"app.php\"\ninterval = \"20ms\"\n";
+    let config = "[healthcheck.fcgi]\naddress = \"unix:php-{{ generation() }}.sock\"\nscript = \"app.php\"\ninterval = \"20ms\"\n";
     let (name, files) = ("php-fpm", &["app.php", "php-fpm.conf"]);
     let server = Server { name, needs: &["nginx"], files, cmd, protocol: "fastcgi", config, ..HTTP };
-    loses_nothing(server, "unix://php-{{ blue_green() }}.sock");
+    loses_nothing(server, "unix://php-{{ generation() }}.sock");
 }
 
 #[test]
