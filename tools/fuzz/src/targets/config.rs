@@ -127,7 +127,10 @@ fn as_generation<T>(read: impl FnOnce(&Generation<'_>) -> T) -> T {
 fn reads_back(plan: &Plan) -> Result<(), String> {
     let printed = plan.to_string();
     match read(&printed) {
-        Ok(again) => ensure(again == *plan, || format!("it reads back as another plan:\n{printed}")),
+        // What is printed is rendered, so it depends on no slot.
+        Ok(again) => ensure(again == Plan { uses_slot: false, ..plan.clone() }, || {
+            format!("it reads back as another plan:\n{printed}")
+        }),
         // A value of the maximum length may become too long when printing escapes it, so that it is not read
         // as a template.
         Err(errors) if errors.iter().all(|error| error.message.contains("bytes long")) => Ok(()),
