@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use testkit::client::control::Asking;
 use testkit::client::{ClientError, Connection, Stage, TIMEOUT, Target};
-use testkit::{AvailabilityProbe, Stream};
+use testkit::{AvailabilityProbe, Deadline, Stream};
 
 use super::super::load::CLIENTS;
 use super::{HTTP, PYTHON, Proxied, Server, TCP_CHECK};
@@ -233,6 +233,20 @@ fn load_proxied_websockets_end_only_when_drain_is_over() {
     ends_nothing_before_drain(WEBSOCKETS, WEBSOCKET);
 }
 
+/// Opens a connection to a generation that the pidfile already names. The one before it may still accept: it
+/// does so until it acknowledges (T3).
+fn open_to(target: &Target, number: usize) -> Result<Connection, ClientError> {
+    let deadline = Deadline::default();
+    loop {
+        let (connection, generation) = (WEBSOCKET.open)(target, None)?;
+        if generation + 1 == number && !deadline.has_expired() {
+            continue;
+        }
+        expect(generation.to_string().as_bytes(), number.to_string().as_bytes())?;
+        return Ok(connection);
+    }
+}
+
 /// Clients whose connections, opened now, stay open. Each must keep its generation.
 fn stay(target: &Target, number: usize) -> AvailabilityProbe {
     AvailabilityProbe::start(2, |client| {
@@ -240,11 +254,7 @@ fn stay(target: &Target, number: usize) -> AvailabilityProbe {
         move || {
             let mut connection = match current.take() {
                 Some(connection) => connection,
-                None => {
-                    let (connection, generation) = (WEBSOCKET.open)(&target, None)?;
-                    expect(generation.to_string().as_bytes(), number.to_string().as_bytes())?;
-                    connection
-                }
+                None => open_to(&target, number)?,
             };
             count += 1;
             connection.begin();
