@@ -41,6 +41,35 @@ pub(crate) fn head(text: &str, longest: usize) -> String {
     }
 }
 
+/// Whether `text` matches `pattern`: `*` stands for any bytes and `?` for any one, as far as `stands_for`
+/// allows.
+pub(crate) fn matches(pattern: &[u8], text: &[u8], stands_for: impl Fn(u8) -> bool) -> bool {
+    let (mut at, mut read) = (0, 0);
+    // Where to go on when the text does not match: a `*` takes one byte more.
+    let mut star = None;
+    while read < text.len() {
+        match pattern.get(at) {
+            Some(b'*') => {
+                star = Some((at, read));
+                at += 1;
+            }
+            Some(byte) if *byte == text[read] || *byte == b'?' && stands_for(text[read]) => {
+                at += 1;
+                read += 1;
+            }
+            _ => match star {
+                Some((before, taken)) if stands_for(text[taken]) => {
+                    star = Some((before, taken + 1));
+                    at = before + 1;
+                    read = taken + 1;
+                }
+                _ => return false,
+            },
+        }
+    }
+    pattern[at..].iter().all(|byte| *byte == b'*')
+}
+
 /// The sender of a signal or a request: `pid 12 (root)`, or `pid 12 (uid 1000)`.
 pub(crate) fn sender(pid: impl Display, uid: u32) -> String {
     format!("pid {pid} ({})", user(uid))

@@ -6,6 +6,8 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::text;
+
 /// Directories that are never read.
 const DIRECTORIES: &[&str] =
     &[".git", ".hg", ".svn", "target", "node_modules", "__pycache__", ".venv", ".mypy_cache"];
@@ -106,30 +108,7 @@ impl Rule {
 
 /// Whether `text` matches: `*` stands for any bytes and `?` for any one, but neither for a slash.
 fn matches(pattern: &[u8], text: &[u8]) -> bool {
-    let (mut at, mut read) = (0, 0);
-    // Where to go on when the text does not match: a `*` takes one byte more.
-    let mut star = None;
-    while read < text.len() {
-        match pattern.get(at) {
-            Some(b'*') => {
-                star = Some((at, read));
-                at += 1;
-            }
-            Some(byte) if *byte == text[read] || *byte == b'?' && text[read] != b'/' => {
-                at += 1;
-                read += 1;
-            }
-            _ => match star {
-                Some((before, taken)) if text[taken] != b'/' => {
-                    star = Some((before, taken + 1));
-                    at = before + 1;
-                    read = taken + 1;
-                }
-                _ => return false,
-            },
-        }
-    }
-    pattern[at..].iter().all(|byte| *byte == b'*')
+    text::matches(pattern, text, |byte| byte != b'/')
 }
 
 #[cfg(test)]

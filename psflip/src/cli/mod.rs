@@ -17,6 +17,7 @@ mod reopen;
 mod run;
 mod screen;
 mod session;
+mod several;
 mod status;
 mod stop;
 mod target;

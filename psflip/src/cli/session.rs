@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::render::Progress;
+use super::render::{self, Progress, View};
 use super::screen::Screen;
 use super::target::{ServiceAddress, ServiceArgs, Trouble};
 use super::wait::{Waiter, Wakeup};
@@ -39,7 +39,25 @@ pub(super) struct Session {
     json: bool,
     /// Print warnings only.
     pub(super) is_quiet: bool,
+    /// One of several services: its name, and what its lines begin with.
+    pub(super) label: Option<Label>,
     timeout: Option<Duration>,
+}
+
+/// What distinguishes the lines of one of several services.
+#[derive(Clone, Debug)]
+pub(super) struct Label {
+    pub(super) name: String,
+    /// Such as `[2/3] /srv/b.toml`.
+    pub(super) head: String,
+}
+
+impl Label {
+    /// psflip's JSON object with the service's name.
+    fn json(&self, line: &str) -> String {
+        let rest = line.trim_start().strip_prefix('{').unwrap_or_default();
+        format!("{{\"service\":{},{rest}", serde_json::Value::from(self.name.as_str()))
+    }
 }
 
 /// What the command must react to.
@@ -60,7 +78,16 @@ impl Session {
         timeout: Option<Duration>,
         json: bool,
     ) -> Result<Self, Trouble> {
-        let address = which.locate()?;
+        Self::at(which.locate()?, request, timeout, json)
+    }
+
+    /// As [`Session::begin`], with the service at this address.
+    pub(super) fn at(
+        address: ServiceAddress,
+        request: ControlRequest,
+        timeout: Option<Duration>,
+        json: bool,
+    ) -> Result<Self, Trouble> {
         let waiter = Waiter::new(timeout)?;
         let connection = address.request(request)?;
         Ok(Self {
@@ -71,6 +98,7 @@ impl Session {
             progress: Progress::default(),
             json,
             is_quiet: false,
+            label: None,
             timeout,
         })
     }
@@ -84,15 +112,22 @@ impl Session {
         let live = self.screen.is_live && !self.json && !self.is_quiet;
         loop {
             if live {
-                self.screen.live(&self.progress.live(&self.screen.view()));
+                let view = self.screen.view();
+                let line = self.labelled(&self.progress.live(&view));
+                self.screen.live(&render::cut(&line, view.width.saturating_sub(1)));
             }
             match self.waiter.next(&mut self.connection, live.then_some(TICK))? {
                 Wakeup::Line(line, event) => {
                     if self.json {
+                        let line = self.label.as_ref().map_or(line.clone(), |label| label.json(&line));
                         self.screen.line(&line);
                     } else if !self.is_quiet || matches!(*event, Event::Warning { .. }) {
-                        for line in self.progress.on(&event, live, &self.screen.view()) {
-                            self.screen.line(&line);
+                        // Of several services, only the results stay on the screen.
+                        let brief = live || self.label.is_some();
+                        let view = self.screen.view();
+                        let width = if self.label.is_some() { render::UNLIMITED } else { view.width };
+                        for line in self.progress.on(&event, brief, &View { width, ..view }) {
+                            self.screen.line(&self.labelled(&line));
                         }
                     }
                     return match *event {
@@ -120,6 +155,11 @@ impl Session {
     pub(super) fn request(&mut self, request: ControlRequest) -> Result<(), Trouble> {
         self.connection = self.address.request(request)?;
         Ok(())
+    }
+
+    /// The line with the service that it is about, if there are several.
+    pub(super) fn labelled(&self, line: &str) -> String {
+        self.label.as_ref().map_or(line.to_owned(), |label| format!("{}: {line}", label.head))
     }
 
     /// Shows a permanent line, unless the output is JSON.

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::Args;
 
+use super::discover::Found;
 use super::{DEFAULT_CONFIG, complain};
 use crate::config::{self, Generation, Slot};
 use crate::control::client::{Connection, Unreachable};
@@ -72,6 +73,8 @@ pub(super) struct ServiceAddress {
     pidfile: Option<PathBuf>,
     /// The configuration that names them.
     config: Option<PathBuf>,
+    /// For a service that was found by /proc: its user, and its socket as psflip named it.
+    found: Option<(Option<u32>, PathBuf)>,
 }
 
 impl ServiceArgs {
@@ -80,13 +83,13 @@ impl ServiceArgs {
     pub(super) fn locate(&self) -> Result<ServiceAddress, Trouble> {
         self.by_configuration().or_else(|trouble| {
             let socket = in_runtime_directory().filter(|_| trouble.code == exit::CONFIG).ok_or(trouble)?;
-            Ok(ServiceAddress { socket, pidfile: None, config: None })
+            Ok(ServiceAddress { socket, pidfile: None, config: None, found: None })
         })
     }
 
     fn by_configuration(&self) -> Result<ServiceAddress, Trouble> {
         if let Some(socket) = &self.socket {
-            return Ok(ServiceAddress { socket: socket.clone(), pidfile: None, config: None });
+            return Ok(ServiceAddress { socket: socket.clone(), pidfile: None, config: None, found: None });
         }
         let file = self.config.display();
         let origin = Invocation::of_this_process();
@@ -127,7 +130,12 @@ impl ServiceArgs {
                         errors.lines().next().unwrap_or_default()
                     ));
                 }
-                Ok(ServiceAddress { socket, pidfile: plan.pidfile, config: Some(self.config.clone()) })
+                Ok(ServiceAddress {
+                    socket,
+                    pidfile: plan.pidfile,
+                    config: Some(self.config.clone()),
+                    found: None,
+                })
             }
             (None, Some(errors)) => Err(broken(&errors)),
             (None, None) => Err(Trouble::new(format!(
@@ -154,8 +162,24 @@ fn socket_of(plan: &config::Plan) -> Option<PathBuf> {
 }
 
 impl ServiceAddress {
+    /// That of a service that was found by /proc. `found` has to outlive it.
+    pub(super) fn of(found: &Found) -> Self {
+        let Found { named, socket, owner, .. } = found;
+        Self { socket: socket.clone(), pidfile: None, config: None, found: Some((*owner, named.clone())) }
+    }
+
+    /// The socket as psflip named it, if the service was found by /proc.
+    pub(super) fn shown_if_found(&self) -> Option<&Path> {
+        self.found.as_ref().map(|(_, named)| named.as_path())
+    }
+
     /// Connects and sends a request.
     pub(super) fn request(&self, request: ControlRequest) -> Result<Connection, Trouble> {
+        if let Some((owner, _)) = &self.found {
+            // The path of the socket leads through a descriptor of this process, so it says nothing.
+            return Connection::open_of(&self.socket, request, *owner)
+                .map_err(|why| Trouble::new(why.reason()));
+        }
         Connection::open(&self.socket, request).map_err(|why| {
             // A psflip that runs all the same was started without a socket, or its version has none.
             match self.running().filter(|_| why.is_absent()) {
@@ -174,7 +198,7 @@ impl ServiceAddress {
     pub(super) fn silent(&self, timeout: Duration) -> Trouble {
         Trouble::new(format!(
             "psflip has not answered on `{}` within {timeout:?}: it is stopped (`kill -CONT` continues it), or very busy",
-            self.socket.display()
+            self.shown_if_found().unwrap_or(&self.socket).display()
         ))
     }
 
@@ -246,7 +270,7 @@ pub(super) fn where_to_look(pid: u32) -> Option<String> {
 }
 
 /// The systemd service in a text of proc_pid_cgroup(5).
-fn unit_of(groups: &str) -> Option<String> {
+pub(super) fn unit_of(groups: &str) -> Option<String> {
     let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
     let unit = path.rsplit('/').find(|part| part.ends_with(".service") && !part.starts_with("user@"))?;
     Some(unit.to_owned())

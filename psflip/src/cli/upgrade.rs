@@ -5,7 +5,8 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::render;
-use super::session::{self, Session, Turn};
+use super::session::{self, Label, Session, Turn};
+use super::several::Several;
 use super::target::{ServiceAddress, ServiceArgs, Trouble, where_to_look};
 use super::wait::Wakeup;
 use crate::config;
@@ -31,6 +32,8 @@ enum Until {
 pub(super) struct Upgrade {
     #[command(flatten)]
     which: ServiceArgs,
+    #[command(flatten)]
+    several: Several,
     /// What to wait for
     #[arg(long, value_name = "WHAT", value_enum, default_value = "traffic", conflicts_with = "no_wait")]
     wait: Until,
@@ -45,7 +48,8 @@ pub(super) struct Upgrade {
     /// Request the upgrade and return at once
     #[arg(long)]
     no_wait: bool,
-    /// Stop waiting after this time, such as `90s` or `5m`; the upgrade goes on
+    /// Stop waiting after this time, such as `90s` or `5m`; the upgrade goes on. With several services, it
+    /// is for each
     #[arg(long, value_name = "DURATION", value_parser = config::duration)]
     timeout: Option<Duration>,
     /// As `--wait drained`, and exit with 4 if a process of the old generation had to be killed
@@ -67,10 +71,16 @@ Examples:
   psflip upgrade -c app.toml --timeout 5m       # in a deployment
   psflip upgrade -c app.toml --strict --quiet   # in a script: also until the old child has exited by itself
   psflip upgrade -c app.toml --end-draining     # don't wait for slow clients of the old generation
+  psflip upgrade --all                          # all services of this user, one after the other
+  psflip upgrade 'psflip@*' '/srv/*/app.toml'   # those with such units or configurations
 
 If an upgrade is already running or bakes, yours is queued and starts when it finishes.
 --end-draining also holds for the generation that drains then, except with --no-wait.
 Ctrl-C stops the waiting, not the upgrade.
+
+With several services, the first upgrade that fails is the last one: the rest is named and not upgraded,
+and the exit code is that of the failure. Services in containers are left out, and those of other users
+unless root names the user by --user.
 
 Exit codes:
     0  the new generation has the traffic, or what --wait names has happened
@@ -79,7 +89,7 @@ Exit codes:
     4  with --strict: the new generation is active, but old processes had to be killed
    78  the configuration does not say where the control socket is
   124  --timeout expired; the upgrade goes on
-  125  psflip did not answer
+  125  psflip did not answer; no service matches a PATTERN, or more than one without a wildcard
   130  Ctrl-C; the upgrade goes on";
 
 /// The most connections in a row that may close without an event.
@@ -88,7 +98,21 @@ const MOST_LOST_CONNECTIONS: u32 = 3;
 impl Upgrade {
     /// Runs the command.
     pub(super) fn run(&self) -> ExitStatus {
-        self.follow().unwrap_or_else(|trouble| trouble.report())
+        if self.several.is_given() {
+            return self.several.run(self);
+        }
+        let session = self.which.locate().and_then(|address| self.begin(address, None));
+        session.and_then(|session| self.follow(session)).unwrap_or_else(|trouble| trouble.report())
+    }
+
+    /// Whether events are printed as JSON.
+    pub(super) fn prints_json(&self) -> bool {
+        self.json
+    }
+
+    /// Whether only warnings and failures are printed.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.quiet
     }
 
     fn request(&self) -> ControlRequest {
@@ -100,9 +124,16 @@ impl Upgrade {
         ControlRequest::Follow { upgrade, end_draining: self.end_draining }
     }
 
-    fn follow(&self) -> Result<ExitStatus, Trouble> {
-        let mut session = Session::begin(&self.which, self.request(), self.timeout, self.json)?;
+    /// Requests the upgrade of one service. `label`: if it is one of several.
+    pub(super) fn begin(&self, address: ServiceAddress, label: Option<Label>) -> Result<Session, Trouble> {
+        let mut session = Session::at(address, self.request(), self.timeout, self.json)?;
         session.is_quiet = self.quiet;
+        session.label = label;
+        Ok(session)
+    }
+
+    /// Shows what becomes of the upgrade, and waits for what `--wait` names.
+    pub(super) fn follow(&self, mut session: Session) -> Result<ExitStatus, Trouble> {
         let wait = if self.strict { Until::Drained } else { self.wait };
         let (mut upgrade, mut promoted, mut lost) = (None, false, 0);
         let mut queued = false;
@@ -147,7 +178,10 @@ impl Upgrade {
                 Event::Drained { killed, .. } => {
                     let code = if self.strict && killed { KILLED } else { exit::OK };
                     if code == KILLED && self.quiet {
-                        super::complain("the new generation is active, but old processes had to be killed");
+                        super::complain(
+                            &session
+                                .labelled("the new generation is active, but old processes had to be killed"),
+                        );
                     }
                     return Ok(ExitStatus::Exited(code));
                 }
@@ -156,7 +190,7 @@ impl Upgrade {
                         session.screen.clear();
                         let look = places(&session.address);
                         let view = super::screen::stderr_view();
-                        super::print_text(&render::failure(event, &look, &view));
+                        super::print_text(&session.labelled(&render::failure(event, &look, &view)));
                     }
                     return Ok(until_closed(&mut session, if rolled_back { ROLLED_BACK } else { FAILED }));
                 }
@@ -236,5 +270,9 @@ fn again(
 /// Where to read more about a failed upgrade.
 fn places(address: &ServiceAddress) -> Vec<String> {
     let pid = session::status(address).map(|status| status.pid);
-    pid.and_then(where_to_look).into_iter().chain(["psflip status: the recent upgrades".to_owned()]).collect()
+    let status = address.shown_if_found().map_or_else(
+        || "psflip status: the recent upgrades".to_owned(),
+        |socket| format!("psflip status --socket {}: the recent upgrades", socket.display()),
+    );
+    pid.and_then(where_to_look).into_iter().chain([status]).collect()
 }

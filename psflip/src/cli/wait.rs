@@ -57,6 +57,17 @@ impl Waiter {
             .map_err(|error| Trouble::new(format!("can't wait: {error}")))
     }
 
+    /// The signal with which the user has interrupted the command already.
+    pub(super) fn interrupted(&self) -> Result<Option<Signal>, Trouble> {
+        let next = || self.signals.next().map_err(|error| Trouble::new(error.to_string()));
+        while let Some(received) = next()? {
+            if received.signal.to_string() != "SIGWINCH" {
+                return Ok(Some(received.signal));
+            }
+        }
+        Ok(None)
+    }
+
     /// Waits for the next event, up to `tick`.
     pub(super) fn next(
         &self,

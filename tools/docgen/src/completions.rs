@@ -23,10 +23,19 @@ pub(crate) fn scripts() -> [Script; 3] {
     let mut fish = by_clap(Shell::Fish);
     fish.extend_from_slice(fish_rest(&command).as_bytes());
     let zsh = String::from_utf8_lossy(&by_clap(Shell::Zsh)).replace(":_cmdambivalent'", ":_psflip_program'");
-    let zsh = file_or_command(&zsh);
+    let zsh = offers_nothing(&file_or_command(&zsh));
     let (head, rest) = zsh.split_at(zsh.find("if [ \"$funcstack[1]\"").unwrap_or(zsh.len()));
     let zsh = format!("{head}{ZSH_REST}{rest}").into_bytes();
     [("_psflip", zsh), ("psflip.bash", bash(&command).into_bytes()), ("psflip.fish", fish)]
+}
+
+/// The patterns of `upgrade` can't be completed. Without an action, they would keep zsh from offering options.
+fn offers_nothing(zsh: &str) -> String {
+    let line = |line: &str| match line.starts_with("'*::patterns") {
+        true => line.replace(":' ", ":_psflip_nothing' ") + "\n",
+        false => line.to_owned() + "\n",
+    };
+    zsh.lines().map(line).collect()
 }
 
 /// The first argument of `migrate` is a file or a command of its own; to clap_complete the command is the second.
@@ -86,6 +95,10 @@ const ZSH_REST: &str = "\
 (( $+functions[_psflip_migrate] )) ||
 _psflip_migrate() {
     _alternative 'commands:command:_psflip__subcmd__migrate_commands' 'files:file:_files'
+}
+(( $+functions[_psflip_nothing] )) ||
+_psflip_nothing() {
+    return 1
 }
 (( $+functions[_psflip_program] )) ||
 _psflip_program() {

@@ -43,7 +43,7 @@ pub(in crate::cli) fn list(answers: &[Answered], view: &View) -> String {
 }
 
 /// What to call a service: its configuration, or without one its pidfile or its control socket.
-fn name(status: &Status, answered: &Answered) -> String {
+pub(in crate::cli) fn name(status: &Status, answered: &Answered) -> String {
     match (&status.config, &status.pidfile) {
         (Some(config), _) => clean(&config.path),
         (None, Some(pidfile)) if pidfile.starts_with('/') => clean(pidfile),

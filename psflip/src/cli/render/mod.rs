@@ -12,7 +12,7 @@ pub(super) mod timeline;
 
 use jiff::Timestamp;
 
-pub(super) use list::list;
+pub(super) use list::{list, name};
 pub(super) use progress::{Progress, failure};
 pub(super) use status::{last_exit, status, summary};
 

@@ -5,6 +5,7 @@ mod list;
 mod metrics;
 mod no_answer;
 mod outage;
+mod several;
 mod status;
 mod stop;
 mod upgrade;
