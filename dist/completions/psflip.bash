@@ -32,6 +32,8 @@ _psflip() {
             return ;;
         run:--upgrade-signal | run:--shutdown-signal | check:--upgrade-signal | check:--shutdown-signal)
             words="SIGHUP SIGINT SIGQUIT SIGTERM SIGUSR1 SIGUSR2 SIGWINCH SIGRTMIN+1" ;;
+        upgrade:--progress)
+            words="auto plain json" ;;
         run:--log-format | check:--log-format)
             words="auto text json journald" ;;
         run:--log-level | check:--log-level)
@@ -47,7 +49,7 @@ _psflip() {
         :) flags="--config -c --foreground --no-anchor --help -h --version -V" ;;
         run:) flags="--foreground --no-anchor --watch --config -c --listen --proxy --pidfile --control-socket --no-control-socket --workdir --env --env-file --env-dir --env-remove --healthcheck-http --healthcheck-method --healthcheck-host --healthcheck-header --healthcheck-tcp --healthcheck-unix --healthcheck-fcgi --healthcheck-script --healthcheck-command --healthcheck-docker --healthcheck-notify --healthcheck-alive --healthcheck-status --healthcheck-after --healthcheck-interval --healthcheck-timeout --healthcheck-successes --healthcheck-failures --healthcheck-settle --signal --upgrade-signal --upgrade-timeout --upgrade-bake --upgrade-precheck --upgrade-draining --no-overlap --recycle-after --recycle-memory --recycle-jitter --recycle-interval --shutdown-delay --shutdown-signal --shutdown-timeout --shutdown-orphans --switch --hook-promote --hook-promoted --hook-failed --hook-rolled-back --hook-timeout --stdout --stderr --output-mode --output-owner --output-group --log-format --log-level --log-file --quiet --help -h" ;;
         check:) flags="--foreground --no-anchor --strict --config -c --listen --proxy --pidfile --control-socket --no-control-socket --workdir --env --env-file --env-dir --env-remove --healthcheck-http --healthcheck-method --healthcheck-host --healthcheck-header --healthcheck-tcp --healthcheck-unix --healthcheck-fcgi --healthcheck-script --healthcheck-command --healthcheck-docker --healthcheck-notify --healthcheck-alive --healthcheck-status --healthcheck-after --healthcheck-interval --healthcheck-timeout --healthcheck-successes --healthcheck-failures --healthcheck-settle --signal --upgrade-signal --upgrade-timeout --upgrade-bake --upgrade-precheck --upgrade-draining --no-overlap --recycle-after --recycle-memory --recycle-jitter --recycle-interval --shutdown-delay --shutdown-signal --shutdown-timeout --shutdown-orphans --switch --hook-promote --hook-promoted --hook-failed --hook-rolled-back --hook-timeout --stdout --stderr --output-mode --output-owner --output-group --log-format --log-level --log-file --quiet --help -h" ;;
-        upgrade:) flags="--config -c --socket --all --user --wait --keep --end-draining --no-wait --timeout --strict --quiet -q --json --help -h" ;;
+        upgrade:) flags="--config -c --socket --all --user --wait --keep --end-draining --no-wait --timeout --strict --quiet -q --progress --json --help -h" ;;
         status:) flags="--config -c --socket --json --watch --last --timeline --timeout --help -h" ;;
         list:) flags="--json --timeout --help -h" ;;
         metrics:) flags="--config -c --socket --all --listen --timeout --help -h" ;;

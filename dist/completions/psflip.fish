@@ -223,13 +223,16 @@ complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l wait -d 'What 
 baked\t'The new generation is active: its bake is over, if there is one'
 drained\t'The old generation has exited, too'"
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l timeout -d 'Stop waiting after this time, such as `90s` or `5m`; the upgrade goes on. With several services, it is for each' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l progress -d 'How to show the progress' -r -f -a "auto\t'On a terminal one line that is overwritten, else a line for each step; the results only, with several services'
+plain\t'A line for each step'
+json\t'Events as JSON, one object per line (see docs/control.md)'"
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l all -d 'Upgrade all services of this user, one after the other'
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l keep -d 'If a new generation bakes, end its bake first: it becomes the service'
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l end-draining -d 'Kill an old generation that still drains, instead of waiting for it: its child gets SIGKILL'
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l no-wait -d 'Request the upgrade and return at once'
-complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l strict -d 'As `--wait drained`, and exit with 4 if a process of the old generation had to be killed'
+complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l strict -d 'As `--wait drained`, and until `hooks.promoted` has exited; exit with 4 if a process of the old generation had to be killed, or the hook failed'
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -s q -l quiet -d 'Print warnings and failures only'
-complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l json -d 'Print events as JSON, one object per line (see docs/control.md)'
+complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l json -d 'The same as `--progress json`'
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c psflip -n "__fish_psflip_using_subcommand status" -s c -l config -d 'The configuration that the service was started with: it says where the control socket is' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand status" -l socket -d 'The path of the control socket, instead of a configuration' -r -F

@@ -68,6 +68,13 @@ pub struct Record {
     /// How many requests were under way in the old generation's proxy at the promotion.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waited_for: Option<u64>,
+    /// What became of `hooks.promoted`, if there is one. It stays [`HookState::Running`] in the records of
+    /// later generations if the next upgrade began before it had exited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub promoted_hook: Option<HookState>,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hook_failure: Option<String>,
 }
 
 /// A step and its time.
@@ -157,6 +164,21 @@ pub enum Outcome {
     Other,
 }
 
+/// The state of a hook on which nothing depends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HookState {
+    /// It was started.
+    Running,
+    /// It exited with 0.
+    Succeeded,
+    /// It exited otherwise, exceeded `hooks.timeout`, or could not be started.
+    Failed,
+    /// A state of a later version.
+    #[serde(other)]
+    Other,
+}
+
 impl Record {
     /// Adds a step. `at_ms`: milliseconds since the start. [`UpgradeStep::Settling`] may begin again and
     /// again, and only the last one is kept.
@@ -183,6 +205,12 @@ impl Record {
         self.result = Some(result);
         self.took_ms = Some(at_ms);
         self.reason = reason.map(|reason| text::head(reason, LONGEST));
+    }
+
+    /// Records what became of `hooks.promoted`. `failure`: why it failed.
+    pub fn hook(&mut self, state: HookState, failure: Option<&str>) {
+        self.promoted_hook = Some(state);
+        self.hook_failure = failure.map(|failure| text::head(failure, LONGEST));
     }
 
     /// Adds a step of the old generation's shutdown.

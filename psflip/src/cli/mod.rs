@@ -20,6 +20,7 @@ mod session;
 mod several;
 mod status;
 mod stop;
+mod strict;
 mod target;
 mod upgrade;
 mod wait;

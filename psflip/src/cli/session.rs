@@ -39,6 +39,8 @@ pub(super) struct Session {
     json: bool,
     /// Print warnings only.
     pub(super) is_quiet: bool,
+    /// Print a line for every step, even on a terminal or for one of several services.
+    pub(super) is_plain: bool,
     /// One of several services: its name, and what its lines begin with.
     pub(super) label: Option<Label>,
     timeout: Option<Duration>,
@@ -98,6 +100,7 @@ impl Session {
             progress: Progress::default(),
             json,
             is_quiet: false,
+            is_plain: false,
             label: None,
             timeout,
         })
@@ -109,12 +112,11 @@ impl Session {
     /// # Errors
     /// The timeout has passed; psflip does not understand the request; its answer can't be parsed.
     pub(super) fn next(&mut self, otherwise: impl Fn() -> String) -> Result<Turn, Trouble> {
-        let live = self.screen.is_live && !self.json && !self.is_quiet;
+        let live = self.is_live();
         loop {
             if live {
-                let view = self.screen.view();
-                let line = self.labelled(&self.progress.live(&view));
-                self.screen.live(&render::cut(&line, view.width.saturating_sub(1)));
+                let line = self.labelled(&self.progress.live(&self.screen.view()));
+                self.show_live(&line);
             }
             match self.waiter.next(&mut self.connection, live.then_some(TICK))? {
                 Wakeup::Line(line, event) => {
@@ -123,7 +125,7 @@ impl Session {
                         self.screen.line(&line);
                     } else if !self.is_quiet || matches!(*event, Event::Warning { .. }) {
                         // Of several services, only the results stay on the screen.
-                        let brief = live || self.label.is_some();
+                        let brief = live || self.label.is_some() && !self.is_plain;
                         let view = self.screen.view();
                         let width = if self.label.is_some() { render::UNLIMITED } else { view.width };
                         for line in self.progress.on(&event, brief, &View { width, ..view }) {
@@ -155,6 +157,28 @@ impl Session {
     pub(super) fn request(&mut self, request: ControlRequest) -> Result<(), Trouble> {
         self.connection = self.address.request(request)?;
         Ok(())
+    }
+
+    /// Whether the current step is shown on a line that is overwritten.
+    fn is_live(&self) -> bool {
+        self.screen.is_live && !self.json && !self.is_quiet && !self.is_plain
+    }
+
+    /// Shows a line that the next one replaces, where that is possible.
+    pub(super) fn show_live(&mut self, line: &str) {
+        if self.is_live() {
+            let width = self.screen.view().width;
+            self.screen.live(&render::cut(line, width.saturating_sub(1)));
+        }
+    }
+
+    /// Prints an event of the command's own, if the output is JSON.
+    pub(super) fn print_json(&mut self, event: &serde_json::Value) {
+        if self.json {
+            let line = event.to_string();
+            let line = self.label.as_ref().map_or(line.clone(), |label| label.json(&line));
+            self.screen.line(&line);
+        }
     }
 
     /// The line with the service that it is about, if there are several.

@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use super::render;
 use super::session::{self, Label, Session, Turn};
 use super::several::Several;
+use super::strict::{self, HookEnd};
 use super::target::{ServiceAddress, ServiceArgs, Trouble, where_to_look};
 use super::wait::Wakeup;
 use crate::config;
@@ -52,15 +53,31 @@ pub(super) struct Upgrade {
     /// is for each
     #[arg(long, value_name = "DURATION", value_parser = config::duration)]
     timeout: Option<Duration>,
-    /// As `--wait drained`, and exit with 4 if a process of the old generation had to be killed
+    /// As `--wait drained`, and until `hooks.promoted` has exited; exit with 4 if a process of the old
+    /// generation had to be killed, or the hook failed
     #[arg(long, conflicts_with = "no_wait")]
     strict: bool,
     /// Print warnings and failures only
-    #[arg(short, long, conflicts_with = "json")]
+    #[arg(short, long, conflicts_with_all = ["json", "progress"])]
     quiet: bool,
-    /// Print events as JSON, one object per line (see docs/control.md)
+    /// How to show the progress
+    #[arg(long, value_name = "HOW", value_enum, default_value = "auto", conflicts_with = "json")]
+    progress: How,
+    /// The same as `--progress json`
     #[arg(long)]
     json: bool,
+}
+
+/// How to show the progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum How {
+    /// On a terminal one line that is overwritten, else a line for each step; the results only, with several
+    /// services
+    Auto,
+    /// A line for each step
+    Plain,
+    /// Events as JSON, one object per line (see docs/control.md)
+    Json,
 }
 
 pub(super) const AFTER_HELP: &str = "\
@@ -86,7 +103,8 @@ Exit codes:
     0  the new generation has the traffic, or what --wait names has happened
     1  the upgrade failed, and the old child keeps running; or psflip is stopping and refused it
     3  the new generation had the traffic and was rolled back; the old child keeps running
-    4  with --strict: the new generation is active, but old processes had to be killed
+    4  with --strict: the new generation is active, but old processes had to be killed, or
+       `hooks.promoted` failed
    78  the configuration does not say where the control socket is
   124  --timeout expired; the upgrade goes on
   125  psflip did not answer; no service matches a PATTERN, or more than one without a wildcard
@@ -107,7 +125,7 @@ impl Upgrade {
 
     /// Whether events are printed as JSON.
     pub(super) fn prints_json(&self) -> bool {
-        self.json
+        self.json || self.progress == How::Json
     }
 
     /// Whether only warnings and failures are printed.
@@ -126,8 +144,9 @@ impl Upgrade {
 
     /// Requests the upgrade of one service. `label`: if it is one of several.
     pub(super) fn begin(&self, address: ServiceAddress, label: Option<Label>) -> Result<Session, Trouble> {
-        let mut session = Session::at(address, self.request(), self.timeout, self.json)?;
+        let mut session = Session::at(address, self.request(), self.timeout, self.prints_json())?;
         session.is_quiet = self.quiet;
+        session.is_plain = self.progress == How::Plain;
         session.label = label;
         Ok(session)
     }
@@ -175,18 +194,14 @@ impl Upgrade {
                         return Ok(ExitStatus::Exited(exit::OK));
                     }
                 }
-                Event::Drained { killed, .. } => {
-                    let code = if self.strict && killed { KILLED } else { exit::OK };
-                    if code == KILLED && self.quiet {
-                        super::complain(
-                            &session
-                                .labelled("the new generation is active, but old processes had to be killed"),
-                        );
+                Event::Drained { upgrade, killed } => {
+                    if !self.strict {
+                        return Ok(ExitStatus::Exited(exit::OK));
                     }
-                    return Ok(ExitStatus::Exited(code));
+                    return self.judge(&mut session, upgrade, killed);
                 }
                 ref event @ Event::Failed { rolled_back, .. } => {
-                    if !self.json {
+                    if !self.prints_json() {
                         session.screen.clear();
                         let look = places(&session.address);
                         let view = super::screen::stderr_view();
@@ -209,6 +224,34 @@ impl Upgrade {
     }
 }
 
+impl Upgrade {
+    /// The exit status of a strict upgrade, when the old generation is gone. `killed`: whether some of its
+    /// processes had to be killed.
+    fn judge(&self, session: &mut Session, upgrade: u64, killed: bool) -> Result<ExitStatus, Trouble> {
+        if killed && self.quiet {
+            let what = "the new generation is active, but old processes had to be killed";
+            super::complain(&session.labelled(what));
+        }
+        let failure = match strict::await_hook(session, upgrade)? {
+            HookEnd::Interrupted(end) => return Ok(end),
+            HookEnd::Succeeded => None,
+            HookEnd::Failed(reason) => Some(reason),
+        };
+        if let Some(reason) = &failure {
+            session.print_json(&serde_json::json!({
+                "event": "hook", "upgrade": upgrade, "hook": "promoted", "result": "failed", "reason": reason,
+            }));
+            if !self.prints_json() {
+                session.screen.clear();
+                let what = format!("the new generation is active, but `hooks.promoted` failed: {reason}");
+                super::complain(&session.labelled(&what));
+            }
+        }
+        let is_clean = !killed && failure.is_none();
+        Ok(ExitStatus::Exited(if is_clean { exit::OK } else { NOT_CLEAN }))
+    }
+}
+
 /// The upgrade failed. If a stop request was the reason, psflip closes the connection only when it exits.
 fn until_closed(session: &mut Session, code: u8) -> ExitStatus {
     loop {
@@ -224,8 +267,9 @@ fn until_closed(session: &mut Session, code: u8) -> ExitStatus {
 const FAILED: u8 = 1;
 /// The new generation had the traffic, and the old one has it again.
 const ROLLED_BACK: u8 = 3;
-/// The new generation is the service, but processes of the old one had to be killed (`--strict`).
-const KILLED: u8 = 4;
+/// The new generation is the service, but processes of the old one had to be killed, or a hook failed
+/// (`--strict`).
+const NOT_CLEAN: u8 = 4;
 
 /// The state of an upgrade that the command stops waiting for.
 fn goes_on(upgrade: Option<u64>, queued: bool, promoted: bool) -> String {

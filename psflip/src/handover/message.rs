@@ -321,7 +321,8 @@ impl WireMessage for ToSuccessor {
                     return text.finish();
                 }
                 // A truncated record can't be parsed. Numbers are short, so leave out the texts.
-                let words = Record { probe: None, reason: None, by: String::new(), ..(**whole).clone() };
+                let short = Record { probe: None, reason: None, by: String::new(), ..(**whole).clone() };
+                let words = Record { hook_failure: None, ..short };
                 record(&words).finish()
             }
             Self::Acknowledge { upgrade_queued, by, hold } => {

@@ -13,9 +13,13 @@ use crate::process::command::SupervisedCommand;
 
 /// The running hooks.
 #[derive(Debug, Default)]
-pub(super) struct Hooks(BTreeMap<Hook, SupervisedCommand>);
+pub(super) struct Hooks {
+    running: BTreeMap<Hook, SupervisedCommand>,
+    /// The result of [`Hook::Promoted`], until it is taken.
+    promoted: Option<HookResult>,
+}
 
-/// The result of a hook that something depends on. `Err`: why it failed.
+/// The result of a hook. `Err`: why it failed.
 pub(super) type HookResult = Result<(), String>;
 
 fn token(hook: Hook) -> Token {
@@ -56,7 +60,7 @@ impl Hooks {
         match started {
             Ok(command) => {
                 wait.timers.set(Key::Hook(hook), limit);
-                self.0.insert(hook, command);
+                self.running.insert(hook, command);
                 None
             }
             Err(why) => self.ended(hook, Err(why), wait),
@@ -67,17 +71,17 @@ impl Hooks {
     pub(super) fn end(&mut self, hook: Hook, wait: &mut Waiting) {
         wait.timers.clear(Key::Hook(hook));
         wait.poller.forget(token(hook));
-        self.0.remove(&hook);
+        self.running.remove(&hook);
     }
 
     /// Kills all hooks.
     pub(super) fn clear(&mut self) {
-        self.0.clear();
+        self.running.clear();
     }
 
     /// A hook has exited, or has written output. Returns its result if something depends on it.
     pub(super) fn on_ready(&mut self, hook: Hook, wait: &mut Waiting) -> Option<HookResult> {
-        let command = self.0.get_mut(&hook)?;
+        let command = self.running.get_mut(&hook)?;
         match command.advance() {
             Ok(false) => None,
             Ok(true) => {
@@ -92,13 +96,18 @@ impl Hooks {
     /// meanwhile.
     pub(super) fn is_late(&mut self, hook: Hook, limit: Duration, wait: &mut Waiting) -> Option<HookResult> {
         let result = self.on_ready(hook, wait);
-        match self.0.get(&hook) {
+        match self.running.get(&hook) {
             Some(command) => {
                 let why = command.overdue(limit);
                 self.ended(hook, Err(why), wait)
             }
             None => result,
         }
+    }
+
+    /// The result of [`Hook::Promoted`], once.
+    pub(super) fn take_promoted(&mut self) -> Option<HookResult> {
+        self.promoted.take()
     }
 
     fn ended(
@@ -108,6 +117,9 @@ impl Hooks {
         wait: &mut Waiting,
     ) -> Option<HookResult> {
         self.end(hook, wait);
+        if hook == Hook::Promoted {
+            self.promoted = Some(result.as_ref().map(|_| ()).map_err(Clone::clone));
+        }
         match (hook, result) {
             (_, Ok(output)) => {
                 tracing::debug!(hook = name(hook), output, "hook exited with 0");

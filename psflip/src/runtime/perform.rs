@@ -11,7 +11,7 @@ use crate::flip::{Effect, Event, Failure, Hook, Notice, StartFailure, Successor,
 use crate::handover::predecessor::{self, Acknowledged};
 use crate::handover::successor::Handed;
 use crate::handover::{Hello, ToPredecessor, ToSuccessor, is_gone, message};
-use crate::history::UpgradeStep;
+use crate::history::{HookState, UpgradeStep};
 use crate::process::command::SupervisedCommand;
 use crate::process::invocation::FileStamp;
 use crate::process::launch::{Launch, Place, find_program};
@@ -289,6 +289,9 @@ impl Runtime {
         if hook == Hook::Promote {
             self.operators.record_step(UpgradeStep::Hook, self.child.pid(), &self.handover);
         }
+        if hook == Hook::Promoted {
+            self.operators.record_hook(HookState::Running, None);
+        }
         let child = self.child.pid().unwrap_or_default().to_string();
         let psflip = std::process::id().to_string();
         let mut variables =
@@ -309,6 +312,11 @@ impl Runtime {
 
     /// Queues what follows from the result of a hook.
     pub(super) fn on_hook_result(&mut self, result: Option<hooks::HookResult>) {
+        match self.hooks.take_promoted() {
+            Some(Ok(())) => self.operators.record_hook(HookState::Succeeded, None),
+            Some(Err(why)) => self.operators.record_hook(HookState::Failed, Some(&why)),
+            None => {}
+        }
         match result {
             None => {}
             Some(result) => {

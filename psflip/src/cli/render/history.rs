@@ -1,7 +1,7 @@
 //! Describes a past upgrade in a few words: how long each phase took, and its result.
 
 use super::{Paint, View, clean, span, wrap};
-use crate::history::{Drain, Outcome, Record, UpgradeStep, requested};
+use crate::history::{Drain, HookState, Outcome, Record, UpgradeStep, requested};
 
 /// The durations of an upgrade's phases in milliseconds, as far as they were reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -113,6 +113,10 @@ pub(super) fn record(record: &Record, view: &View) -> String {
     }
     if !phases.is_empty() {
         line(&phases, Some(Paint::Faint));
+    }
+    if record.promoted_hook == Some(HookState::Failed) {
+        let why = record.hook_failure.as_deref().map_or_else(String::new, |why| format!(": {}", clean(why)));
+        line(&format!("hooks.promoted failed{why}"), Some(Paint::Bad));
     }
     if !record.by.is_empty() {
         line(&requested(&clean(&record.by)), Some(Paint::Faint));

@@ -23,7 +23,7 @@ use crate::control::server::{AfterReply, Interest};
 use crate::exit;
 use crate::flip::Outcome;
 use crate::handover::{ToPredecessor, ToSuccessor};
-use crate::history::{self, Drain, UpgradeStep};
+use crate::history::{self, Drain, HookState, UpgradeStep};
 use crate::manager::pidfile::Pidfile;
 use control::Control;
 use files::Files;
@@ -229,6 +229,12 @@ impl Operators {
     /// Records what the predecessor's proxy had under way at the promotion.
     pub(super) fn record_answered(&mut self, passed_on: u64, waited_for: u64) {
         self.log.record_answered(passed_on, waited_for);
+        self.changed = true;
+    }
+
+    /// Records what became of `hooks.promoted`, for clients that wait for it. `failure`: why it failed.
+    pub(super) fn record_hook(&mut self, state: HookState, failure: Option<&str>) {
+        self.log.record_hook(state, failure);
         self.changed = true;
     }
 

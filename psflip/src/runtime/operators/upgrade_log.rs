@@ -11,7 +11,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::control::protocol;
 use crate::handover::{Begun, ToPredecessor};
-use crate::history::{self, Drain, History, Record, UpgradeStep};
+use crate::history::{self, Drain, History, HookState, Record, UpgradeStep};
 use crate::secrets;
 use crate::text;
 
@@ -344,6 +344,14 @@ impl UpgradeLog {
         if let Some((own, _)) = self.own() {
             own.passed_on = Some(passed_on);
             own.waited_for = Some(waited_for);
+        }
+    }
+
+    /// Records what became of `hooks.promoted` of this generation. `failure`: why it failed.
+    pub(super) fn record_hook(&mut self, state: HookState, failure: Option<&str>) {
+        let generation = self.generation;
+        if let Some(own) = self.history.promoted_mut(|record| record.to == generation) {
+            own.hook(state, failure.map(secrets::hide).as_deref());
         }
     }
 

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::process::ExitStatusExt as _;
 
 use serde_json::Value;
-use testkit::{Sandbox, Signal, Stream, psflip_bin};
+use testkit::{Psflip, Sandbox, Signal, Stream, psflip_bin};
 
 use super::{UNTIL_FILE, client, ended, hold, let_go, run, start, start_at_once, wait_child};
 use crate::service::{AT_ONCE, Draining, configure, flip_to_logger, kill, psflip, stop};
@@ -74,6 +74,100 @@ fn a_strict_upgrade_tells_whether_the_old_child_had_to_be_killed() {
     let (status, stdout, stderr) = run(&sandbox, &["upgrade", "--strict", "--quiet"]);
     assert_eq!((status.code(), stdout.as_str()), (Some(1), ""));
     assert!(stderr.contains("exit code 3"), "{stderr}");
+    stop(&psflip);
+}
+
+/// A service whose `hooks.promoted` waits for a line in `go`, and exits with the code that is in the file
+/// `code`.
+fn with_hook(sandbox: &Sandbox) -> Psflip {
+    assert!(sandbox.command(["mkfifo", "go"]).start().wait_exit().success());
+    let script = "read -r _ < go; echo no cache >&2; exit $(cat code)";
+    let hook = format!("{AT_ONCE}[hooks]\npromoted = [\"sh\", \"-c\", \"{script}\"]\n");
+    sandbox.write("code", "0");
+    let psflip = start(sandbox, &hook);
+    go(sandbox);
+    psflip
+}
+
+/// Lets one hook exit.
+fn go(sandbox: &Sandbox) {
+    std::fs::write(sandbox.path("go"), "\n").unwrap();
+}
+
+#[test]
+fn a_strict_upgrade_waits_for_the_hook_that_follows_the_promotion() {
+    // Contract: O7
+    let sandbox = Sandbox::new();
+    let psflip = with_hook(&sandbox);
+    let strict = client(&sandbox, &["upgrade", "--strict"]);
+    strict.output().wait(Stream::Stdout, "the old generation is gone");
+    go(&sandbox);
+    let (status, _, stderr) = ended(&strict);
+    assert_eq!((status.code(), stderr.as_str()), (Some(0), ""));
+
+    sandbox.write("code", "3");
+    for args in [&["upgrade", "--strict", "--quiet"][..], &["upgrade", "--strict", "--progress", "json"]] {
+        let strict = client(&sandbox, args);
+        go(&sandbox);
+        let (status, stdout, stderr) = ended(&strict);
+        assert_eq!(status.code(), Some(4), "{stdout}{stderr}");
+        let why = "exited with code 3: no cache";
+        if args.contains(&"json") {
+            let last: Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
+            assert_eq!((&last["event"], &last["hook"]), (&"hook".into(), &"promoted".into()), "{stdout}");
+            assert!(last["reason"].as_str().unwrap().contains(why), "{stdout}");
+        } else {
+            let said = "psflip: the new generation is active, but `hooks.promoted` failed: ";
+            assert!(
+                stderr.starts_with(said) && stderr.contains(why) && stdout.is_empty(),
+                "{stdout}{stderr}"
+            );
+        }
+    }
+    let (_, stdout, _) = run(&sandbox, &["status"]);
+    assert!(stdout.contains("hooks.promoted failed: "), "{stdout}");
+    // Without --strict nothing depends on it.
+    let (status, ..) = run(&sandbox, &["upgrade"]);
+    assert!(status.success());
+    stop(&psflip);
+}
+
+#[test]
+fn a_strict_upgrade_fails_if_the_next_one_replaces_a_generation_whose_hook_still_runs() {
+    // Contract: O7
+    let sandbox = Sandbox::new();
+    let psflip = with_hook(&sandbox);
+    let strict = client(&sandbox, &["upgrade", "--strict"]);
+    strict.output().wait(Stream::Stdout, "the old generation is gone");
+    let (status, ..) = run(&sandbox, &["upgrade", "--wait", "drained"]);
+    assert!(status.success());
+    let (status, _, stderr) = ended(&strict);
+    assert_eq!(status.code(), Some(4), "{stderr}");
+    assert!(stderr.contains("it still ran when the next upgrade replaced its generation"), "{stderr}");
+    stop(&psflip);
+}
+
+#[test]
+fn the_progress_may_be_plain_or_json_and_is_not_for_a_quiet_upgrade() {
+    let sandbox = Sandbox::new();
+    let psflip = start_at_once(&sandbox);
+    let client = sandbox.command([psflip_bin()]).args(["upgrade", "--progress", "plain"]);
+    let client = client.pty().env("TERM", "xterm").start();
+    assert!(client.wait_exit().success());
+    client.output().wait(Stream::Pty, "generation 2 is active");
+    let text = client.output().text(Stream::Pty);
+    assert!(text.contains("child is healthy") && !text.contains("\x1b[2K"), "{text:?}");
+    let (status, stdout, _) = run(&sandbox, &["upgrade", "--progress", "json"]);
+    assert!(status.success());
+    assert!(stdout.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{stdout}");
+    for args in [
+        &["upgrade", "--progress", "json", "--quiet"][..],
+        &["upgrade", "--json", "--quiet"],
+        &["upgrade", "--json", "--progress", "plain"],
+    ] {
+        let (status, _, stderr) = run(&sandbox, args);
+        assert!(status.code() == Some(2) && stderr.contains("cannot be used with"), "{args:?} {stderr}");
+    }
     stop(&psflip);
 }
 
