@@ -314,7 +314,56 @@ impl History {
     }
 }
 
+/// How many upgrades ended with each result since the service was started. The first start is no upgrade.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Counts {
+    /// The new generation became the service.
+    pub promoted: u64,
+    /// The old generation kept serving.
+    pub failed: u64,
+    /// The new generation had the traffic, and the old one got it back.
+    pub rolled_back: u64,
+}
+
+impl Counts {
+    /// Those of an older version, which hands over its history only.
+    #[must_use]
+    pub fn of(history: &History) -> Self {
+        let mut counts = Self::default();
+        history.iter().for_each(|record| counts.add(record));
+        counts
+    }
+
+    /// Counts an upgrade that has ended.
+    pub fn add(&mut self, record: &Record) {
+        match record.result {
+            _ if record.upgrade == 0 => {}
+            Some(Outcome::Promoted) => self.promoted += 1,
+            Some(Outcome::Failed) => self.failed += 1,
+            Some(Outcome::RolledBack) => self.rolled_back += 1,
+            Some(Outcome::Other) | None => {}
+        }
+    }
+}
+
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks it like this")]
 fn is_zero(number: &u32) -> bool {
     *number == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn upgrades_are_counted_by_their_results_and_the_first_start_is_none() {
+        // Contract: O8
+        let mut history = History::default();
+        let results = [Some(Outcome::Promoted), Some(Outcome::Failed), Some(Outcome::RolledBack), None];
+        for (upgrade, result) in (0..).zip(results.into_iter().chain([Some(Outcome::Promoted)])) {
+            history.add(Record { upgrade, result, ..Record::default() });
+        }
+        assert_eq!(Counts::of(&history), Counts { promoted: 1, failed: 1, rolled_back: 1 });
+    }
 }

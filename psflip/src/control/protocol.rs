@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::exit_status::ExitStatus;
-use crate::history::{Drain, Record, UpgradeStep};
+use crate::history::{Counts, Drain, Record, UpgradeStep};
 use crate::proxy::Hold;
 use crate::text;
 
@@ -371,6 +371,9 @@ pub struct Status {
     /// How long the new child still has to stay healthy (`settle`), in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub settle_left_ms: Option<u64>,
+    /// How the upgrades since the first start ended; `None`: psflip is of a version that does not count them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upgrades: Option<Counts>,
     /// The recent upgrades, newest last.
     pub history: Vec<Record>,
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 pub use super::text::Malformed;
 use super::text::{Fields, Text, from_word, word};
 use crate::config::Slot;
-use crate::history::{Drain, Record};
+use crate::history::{Counts, Drain, Record};
 use crate::proxy::Hold;
 use crate::signal::Signal;
 use crate::sys::early::SignalSetup;
@@ -225,6 +225,8 @@ pub struct Begun {
     pub clock: u64,
     /// Who requested it, as text.
     pub by: String,
+    /// The upgrades before it, by their results. Missing from versions that don't know these keys.
+    pub counts: Option<Counts>,
 }
 
 impl WireMessage for ToSuccessor {
@@ -274,11 +276,16 @@ impl WireMessage for ToSuccessor {
                 if hello.older > 0 {
                     text.add("older", &hello.older);
                 }
-                let Begun { number, at, clock, by } = &hello.upgrade;
+                let Begun { number, at, clock, by, counts } = &hello.upgrade;
                 text.add("upgrade", number);
                 text.add("began-at", at);
                 text.add("began-clock", clock);
                 text.add("by", by);
+                if let Some(counts) = counts {
+                    text.add("promoted", &counts.promoted);
+                    text.add("failed", &counts.failed);
+                    text.add("rolled-back", &counts.rolled_back);
+                }
                 if hello.activated {
                     text.add("activated", &1);
                 }
@@ -418,6 +425,7 @@ impl WireMessage for ToSuccessor {
                     at: fields.optional_number("began-at")?.unwrap_or_default(),
                     clock: fields.optional_number("began-clock")?.unwrap_or_default(),
                     by: fields.optional("by").unwrap_or_default(),
+                    counts: fields.counts()?,
                 },
                 activated: fields.optional_number::<u8>("activated")? == Some(1),
                 config: fields.optional("config"),

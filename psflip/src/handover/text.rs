@@ -5,6 +5,7 @@ use std::fmt::{Display, Write as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::history::Counts;
 use crate::proxy::Hold;
 use crate::sys::socket::LONGEST;
 use crate::traffic::FileId;
@@ -110,6 +111,15 @@ impl<'a> Fields<'a> {
     pub(super) fn hold(&self) -> Result<Option<Hold>, Malformed> {
         let hold = |max_ms| Ok(Hold { since: self.number("hold-since")?, max_ms });
         self.optional_number("hold-ms")?.map(hold).transpose()
+    }
+
+    pub(super) fn counts(&self) -> Result<Option<Counts>, Malformed> {
+        let Some(promoted) = self.optional_number("promoted")? else { return Ok(None) };
+        Ok(Some(Counts {
+            promoted,
+            failed: self.number("failed")?,
+            rolled_back: self.number("rolled-back")?,
+        }))
     }
 
     pub(super) fn number<T: std::str::FromStr>(&self, key: &str) -> Result<T, Malformed> {

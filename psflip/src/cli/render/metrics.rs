@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use super::status::old_generations;
 use crate::control::protocol::{Proxy, Status};
-use crate::history::{Outcome, Record};
+use crate::history::{Counts, Outcome, Record};
 
 /// A service, and its status if its psflip answered.
 pub(in crate::cli) struct Measured<'a> {
@@ -64,8 +64,8 @@ pub(in crate::cli) fn metrics(services: &[Measured<'_>]) -> String {
     add(
         "psflip_upgrades",
         Kind::Counter,
-        "Upgrades since the service was started, failed ones too.",
-        |status| one(attempts(status) as f64),
+        "Upgrades that have ended since the service was started, by their results.",
+        |status| status.upgrades.map(counted).unwrap_or_default(),
     );
     add("psflip_upgrade_in_progress", Kind::Gauge, "Whether an upgrade is in progress.", |status| {
         one(flag(status.upgrade.is_some()))
@@ -228,9 +228,12 @@ fn seconds(ms: u64) -> f64 {
     ms as f64 / 1000.0
 }
 
-/// How many upgrades there were: their numbers count every attempt.
-fn attempts(status: &Status) -> u64 {
-    status.history.iter().chain(&status.upgrade).map(|record| record.upgrade).max().unwrap_or_default()
+/// All results, so that a series exists before its first upgrade, and increases by it.
+fn counted(counts: Counts) -> Vec<Sample> {
+    let Counts { promoted, failed, rolled_back } = counts;
+    [("promoted", promoted), ("failed", failed), ("rolled_back", rolled_back)]
+        .map(|(word, count)| (vec![("result", word.to_owned())], count as f64))
+        .into()
 }
 
 /// The last upgrade that has ended.

@@ -6,7 +6,7 @@ use crate::config::about;
 use crate::control::protocol::{
     OldGeneration, Proxy, ProxyState, Recycle, Relay, ServiceState, Source, Status,
 };
-use crate::history::{Outcome, Record, UpgradeStep, requested};
+use crate::history::{Counts, Outcome, Record, UpgradeStep, requested};
 use crate::manager::last_exit::LastExit;
 use crate::proxy::Hold;
 
@@ -96,7 +96,7 @@ pub(in crate::cli) fn status(status: &Status, most: usize, view: &View) -> Strin
     if !status.history.is_empty() && most > 0 {
         out += &format!(
             "\n{}\n",
-            view.paint(Paint::Strong, &super::cut("recent upgrades (newest first)", view.width))
+            view.paint(Paint::Strong, &super::cut(&heading(status, view.width), view.width))
         );
     }
     for upgrade in status.history.iter().rev().take(most) {
@@ -111,6 +111,17 @@ pub(in crate::cli) fn status(status: &Status, most: usize, view: &View) -> Strin
         out.push('\n');
     }
     out
+}
+
+/// `recent upgrades (newest first)`, and how many there were if these are not all and there is room.
+fn heading(status: &Status, width: usize) -> String {
+    let shown = status.history.iter().filter(|record| record.upgrade > 0 && record.result.is_some()).count();
+    let all = status.upgrades.filter(|all| all.promoted + all.failed + all.rolled_back > shown as u64);
+    let all = all.map_or_else(String::new, |Counts { promoted, failed, rolled_back }| {
+        format!("; in all {promoted} promoted, {failed} failed, {rolled_back} rolled back")
+    });
+    let short = "recent upgrades (newest first)".to_owned();
+    Some(format!("recent upgrades (newest first{all})")).filter(|text| text.len() <= width).unwrap_or(short)
 }
 
 /// How the service went down, if no psflip runs.

@@ -4,7 +4,7 @@ use super::*;
 use crate::control::protocol::{
     Event, Listener, OldGeneration, Proxy, ProxyState, Recycle, Relay, ServiceState, Source, Status, Switch,
 };
-use crate::history::{Drain, Outcome, Record, Timed, UpgradeStep};
+use crate::history::{Counts, Drain, Outcome, Record, Timed, UpgradeStep};
 use crate::proxy::Hold;
 
 /// 2026-11-23 16:20:00 UTC.
@@ -133,6 +133,7 @@ fn busy() -> Status {
         bake_left_ms: None,
         upgrade_left_ms: Some(59_200),
         settle_left_ms: None,
+        upgrades: Some(Counts { promoted: 22, failed: 5, rolled_back: 1 }),
         history: vec![start, flip, failed, killed],
     }
 }

@@ -1,7 +1,7 @@
 //! The messages on the wire, and packets that are none.
 
 use super::*;
-use crate::history::{Outcome, UpgradeStep};
+use crate::history::{Counts, Outcome, UpgradeStep};
 use crate::sys::socket::LONGEST;
 use proptest::prelude::*;
 
@@ -31,6 +31,7 @@ fn hello() -> Hello {
             at: 1_795_000_000_000,
             clock: 86_400_000,
             by: "SIGHUP from pid 12 (root)".to_owned(),
+            counts: Some(Counts { promoted: 4, failed: 2, rolled_back: 1 }),
         },
         activated: true,
         config: Some("26 4711 80 1795000000 0".to_owned()),
@@ -180,6 +181,17 @@ fn a_predecessor_without_bakes_is_known_by_its_hello() {
         panic!("{text}")
     };
     assert_eq!(read, Hello { bakes: false, relay_back: false, ..hello() });
+}
+
+#[test]
+fn a_predecessor_that_counts_no_upgrades_is_understood() {
+    // Contract: O8, V1
+    let text = ToSuccessor::Hello(hello()).encode();
+    let earlier = text.replace("\npromoted 4", "").replace("\nfailed 2", "").replace("\nrolled-back 1", "");
+    let Ok(Some(ToSuccessor::Hello(read))) = ToSuccessor::decode(earlier.as_bytes()) else {
+        panic!("{text}")
+    };
+    assert_eq!(read.upgrade, Begun { counts: None, ..hello().upgrade });
 }
 
 #[test]

@@ -144,6 +144,7 @@ impl Runtime {
             }
             .map(|left| left.as_millis() as u64),
             upgrade: upgrade.cloned(),
+            upgrades: Some(log.counts),
             history: log.history.iter().cloned().collect(),
         }
     }

@@ -11,7 +11,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::control::protocol;
 use crate::handover::{Begun, ToPredecessor};
-use crate::history::{self, Drain, History, HookState, Record, UpgradeStep};
+use crate::history::{self, Counts, Drain, History, HookState, Record, UpgradeStep};
 use crate::secrets;
 use crate::text;
 
@@ -25,6 +25,8 @@ const PROBES: u32 = 10;
 #[derive(Debug)]
 pub(in crate::runtime) struct UpgradeLog {
     pub(in crate::runtime) history: History,
+    /// How the upgrades since the first start ended.
+    pub(in crate::runtime) counts: Counts,
     /// The number of the latest upgrade that this generation or an earlier one started.
     pub(in crate::runtime) begun: u64,
     /// The start of this generation, until it is promoted.
@@ -76,15 +78,16 @@ impl Begun {
     /// The first start of a service, now.
     #[must_use]
     pub fn first() -> Self {
-        Self { number: 0, at: now(), clock: clock(), by: String::new() }
+        Self { number: 0, at: now(), clock: clock(), by: String::new(), counts: None }
     }
 }
 
 impl UpgradeLog {
     /// The log of a new generation `to`. `from`: its predecessor.
     pub(in crate::runtime) fn new(begun: Begun, from: Option<u64>, to: u64, history: History) -> Self {
-        // A predecessor of an older version does not send this.
-        let Begun { number, at, clock, by } =
+        // A predecessor of an older version does not send these.
+        let counts = begun.counts.unwrap_or_else(|| Counts::of(&history));
+        let Begun { number, at, clock, by, .. } =
             if begun.at == 0 { Begun { number: to - 1, ..Begun::first() } } else { begun };
         let mut own = Record {
             upgrade: number,
@@ -99,6 +102,7 @@ impl UpgradeLog {
         own.step(UpgradeStep::Starting, since(clock));
         Self {
             history,
+            counts,
             begun: number,
             own: Some(own),
             generation: to,
@@ -188,6 +192,7 @@ impl UpgradeLog {
             at: record.began_at,
             clock: *clock,
             by: record.by.clone(),
+            counts: Some(self.counts),
         })
     }
 
@@ -290,6 +295,7 @@ impl UpgradeLog {
     ) -> Option<protocol::Event> {
         let UnderWay { mut record, clock: began, output, .. } = self.upgrade.take()?;
         record.end(result, Some(reason), since(began));
+        self.counts.add(&record);
         let failed = protocol::Event::Failed {
             upgrade: record.upgrade,
             generation: record.to,
@@ -317,6 +323,7 @@ impl UpgradeLog {
         self.active_since = Some(now());
         let mut own = self.own.take()?;
         own.end(history::Outcome::Promoted, None, since(self.own_clock));
+        self.counts.add(&own);
         let event = promoted(&own);
         self.history.add(own);
         Some(event)
@@ -438,6 +445,27 @@ mod tests {
     use super::*;
     use nix::sys::stat::Mode;
     use nix::unistd::mkfifo;
+
+    #[test]
+    fn counts_go_on_from_those_of_the_predecessor_or_from_its_history() {
+        // Contract: O8
+        let mut history = History::default();
+        history.add(Record { upgrade: 1, result: Some(history::Outcome::Failed), ..Record::default() });
+        let given = Counts { promoted: 40, failed: 2, rolled_back: 1 };
+        for (counts, promoted, failed) in [(Some(given), 41, 2), (None, 1, 1)] {
+            let begun = Begun { number: 2, at: 1, counts, ..Begun::first() };
+            let mut log = UpgradeLog::new(begun, Some(1), 2, history.clone());
+            log.promote();
+            assert_eq!((log.counts.promoted, log.counts.failed), (promoted, failed));
+            log.begin_upgrade(2, None);
+            assert_eq!(log.for_successor().counts, Some(log.counts), "without the running one");
+            log.fail_upgrade(history::Outcome::RolledBack, "no", None);
+            assert_eq!(log.counts.rolled_back, counts.map_or(0, |given| given.rolled_back) + 1);
+        }
+        let mut first = UpgradeLog::new(Begun::first(), None, 1, History::default());
+        first.promote();
+        assert_eq!(first.counts, Counts::default(), "the first start is no upgrade");
+    }
 
     #[test]
     fn last_lines_are_read_from_a_regular_file_only() {

@@ -8,7 +8,7 @@ use testkit::client::http::HttpClient;
 use testkit::{Deadline, Sandbox, Signal, Stream, need, psflip_bin, wait_until};
 
 use super::{run, start_at_once};
-use crate::service::{configure, stop};
+use crate::service::{AT_ONCE, configure, stop};
 use crate::traffic::ports::Reserved;
 
 /// Upgrades to a version that crashes.
@@ -20,11 +20,12 @@ fn fail(sandbox: &Sandbox) {
 
 #[test]
 fn real_parsers_accept_the_metrics() {
-    // Contract: O5
+    // Contract: O5, O8
     // Debian's, which has Debian's modules.
     let (Some(python), Some(promtool)) = (need("/usr/bin/python3"), need("promtool")) else { return };
     let sandbox = Sandbox::new();
     let psflip = start_at_once(&sandbox);
+    psflip.flip();
     psflip.flip();
     fail(&sandbox);
     let (status, text, stderr) = run(&sandbox, &["metrics"]);
@@ -45,12 +46,19 @@ fn real_parsers_accept_the_metrics() {
     for (name, value) in [
         ("psflip_up", 1.0),
         ("psflip_child_up", 1.0),
-        ("psflip_generation", 2.0),
-        ("psflip_upgrades_total", 2.0),
+        ("psflip_generation", 3.0),
+        ("psflip_upgrades_total", 1.0),
         ("psflip_last_upgrade_result", 1.0),
         ("psflip_draining", 0.0),
     ] {
         assert_eq!(values[name], value, "{name} in\n{text}");
+    }
+    for (result, count) in [("promoted", 2), ("failed", 1), ("rolled_back", 0)] {
+        let counted = format!("result=\"{result}\"}} {count}\n");
+        let line = text.lines().find(|line| {
+            line.starts_with("psflip_upgrades_total{") && line.contains(&format!("result=\"{result}\""))
+        });
+        assert!(line.is_some_and(|line| format!("{line}\n").ends_with(&counted)), "{result}\n{text}");
     }
     // node_exporter's textfile collector reads the older format, whose names of counters have their suffix.
     let check =
@@ -114,10 +122,22 @@ fn prometheus_scrapes_the_metrics_and_alerts_after_a_failed_upgrade() {
         wait_until(Deadline::default(), "Prometheus to have scraped psflip", || query("psflip_generation"));
     assert_eq!(generation[0]["value"][1], "1", "{generation}");
     assert!(query("ALERTS").is_none());
+    let failures = "psflip_upgrades_total{result=\"failed\"}".replace('"', "%22");
+    assert_eq!(query(&failures).unwrap()[0]["value"][1], "0", "the series exists before the first failure");
     fail(&sandbox);
     let alerts = wait_until(Deadline::default(), "an alert", || query("ALERTS"));
     assert_eq!(alerts[0]["metric"]["alertname"], "PsflipUpgradeFailed", "{alerts}");
     assert_eq!(alerts[0]["metric"]["service"], sandbox.path("psflip.pid.sock").to_str().unwrap());
+    assert_eq!(query(&failures).unwrap()[0]["value"][1], "1");
+    // Three in an hour are another alert, which a good upgrade doesn't end.
+    for _ in 0..2 {
+        fail(&sandbox);
+    }
+    configure(&sandbox, &["http-server", "--unix", "app.sock"], AT_ONCE);
+    assert!(run(&sandbox, &["upgrade"]).0.success());
+    let repeated = "ALERTS{alertname=\"PsflipUpgradesFailOften\"}".replace('"', "%22");
+    let repeated = wait_until(Deadline::default(), "the alert about many failures", || query(&repeated));
+    assert_eq!(repeated[0]["metric"]["service"], alerts[0]["metric"]["service"]);
     // Clients that never finish their requests keep nobody waiting.
     let idle: Vec<_> = (0..70).map(|_| TcpStream::connect(&address).unwrap()).collect();
     let answer = HttpClient::tcp(address.parse().unwrap()).get("/metrics").unwrap();
