@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use nix::sys::signal::Signal;
 
@@ -199,17 +199,19 @@ impl PsflipBuilder {
     /// If psflip can't be started.
     #[track_caller]
     pub fn start(self) -> Psflip {
-        let written = self.config_file.is_none();
         let file = self.config_file.clone().unwrap_or_else(|| self.inner.dir.join("psflip.toml"));
-        let text =
-            if written { self.config_text() } else { std::fs::read_to_string(&file).unwrap_or_default() };
+        let written = self.config_file.is_none().then(|| self.written(file.clone()));
+        let text = match &written {
+            Some(written) => written.text(),
+            None => std::fs::read_to_string(&file).unwrap_or_default(),
+        };
         let pidfile = match &self.pidfile {
             Pidfile::At(path) => Some(path.clone()),
             Pidfile::Without => None,
             Pidfile::Usual => top_level(&text, "pidfile").map(|value| self.launch.dir().join(value)),
         };
-        if written && let Err(error) = std::fs::write(&file, &text) {
-            report::fail(&format!("`{}` can't be written: {error}", file.display()));
+        if let Some(written) = &written {
+            written.write();
         }
         let exe = self.exe.unwrap_or_else(psflip_bin);
         let service =
@@ -224,14 +226,17 @@ impl PsflipBuilder {
         }
         argv.extend(["-c".into(), file.into_os_string()]);
         let running = self.launch.command_first(argv).start_service(Some(&service));
-        Psflip { inner: self.inner, running, pidfile, upgrade_signal: self.upgrade_signal }
+        Psflip {
+            inner: self.inner,
+            running,
+            pidfile,
+            upgrade_signal: self.upgrade_signal,
+            written: Mutex::new(written),
+        }
     }
 
-    fn config_text(&self) -> String {
-        let mut text = String::new();
-        if let Some(cmd) = &self.cmd {
-            text.push_str(cmd);
-        }
+    /// The file that psflip reads, as the next generation reads it again.
+    fn written(&self, file: PathBuf) -> Written {
         let pidfile = match &self.pidfile {
             Pidfile::At(path) => Some(path.clone()),
             Pidfile::Usual if top_level(&self.config, "pidfile").is_none() => {
@@ -239,10 +244,43 @@ impl PsflipBuilder {
             }
             Pidfile::Usual | Pidfile::Without => None,
         };
-        if let Some(pidfile) = pidfile {
+        Written { file, pidfile, cmd: self.cmd.clone(), config: self.config.clone() }
+    }
+}
+
+/// The parts of a configuration file that the testkit writes.
+#[derive(Debug)]
+pub(crate) struct Written {
+    pub(crate) file: PathBuf,
+    /// A pidfile that the text doesn't set itself.
+    pidfile: Option<PathBuf>,
+    pub(crate) cmd: Option<String>,
+    pub(crate) config: String,
+}
+
+impl Written {
+    fn text(&self) -> String {
+        let mut text = self.cmd.clone().unwrap_or_default();
+        if let Some(pidfile) = self.pidfile.as_ref().filter(|_| top_level(&self.config, "pidfile").is_none())
+        {
             text.push_str(&format!("pidfile = {}\n", quoted(&pidfile.to_string_lossy())));
         }
         text.push_str(&self.config);
         text
+    }
+
+    /// Writes the file, by rename: a psflip may read it at any moment.
+    ///
+    /// # Panics
+    /// If it can't be written.
+    #[track_caller]
+    pub(crate) fn write(&self) {
+        let mut temporary = self.file.clone().into_os_string();
+        temporary.push(".new");
+        let result =
+            std::fs::write(&temporary, self.text()).and_then(|()| std::fs::rename(&temporary, &self.file));
+        if let Err(error) = result {
+            report::fail(&format!("`{}` can't be written: {error}", self.file.display()));
+        }
     }
 }

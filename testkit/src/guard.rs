@@ -21,26 +21,46 @@ pub(crate) fn prefix() -> &'static str {
     })
 }
 
-/// Starts the guard, once, and sends it a folder. If the helper program isn't built, there is no guard, and a
-/// killed test process leaves processes and folders behind.
+/// Set to `off`, it lets tests run without a guard.
+const SWITCH: &str = "TESTKIT_GUARD";
+
+/// Starts the guard, once, and sends it a folder.
+///
+/// # Panics
+/// If the guard can't be started: a killed test process would leave processes and folders behind. With
+/// `TESTKIT_GUARD=off` that is accepted.
+#[track_caller]
 pub(crate) fn start(dir: &Path) {
-    static GUARD: OnceLock<Option<Mutex<ChildStdin>>> = OnceLock::new();
-    let guard = GUARD.get_or_init(|| {
-        // Not an empty environment: a process in the middle of execve(2) shows one.
-        let mut command = Command::new(binaries::find_launcher()?);
-        command
-            .args(["--guard", prefix()])
-            .env_clear()
-            .env("TESTKIT_GUARD", prefix())
-            .current_dir("/")
-            .process_group(0);
-        let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        Some(Mutex::new(child.ok()?.stdin.take()?))
-    });
-    if let Some(pipe) = guard {
-        let mut line = dir.as_os_str().as_bytes().to_vec();
-        line.push(b'\n');
-        // If the guard was killed, the test goes on without it.
-        let _ = pipe.lock().unwrap_or_else(PoisonError::into_inner).write_all(&line);
+    static GUARD: OnceLock<Result<Mutex<ChildStdin>, String>> = OnceLock::new();
+    match GUARD.get_or_init(launch) {
+        Ok(pipe) => {
+            let mut line = dir.as_os_str().as_bytes().to_vec();
+            line.push(b'\n');
+            // If the guard was killed, the test goes on without it.
+            let _ = pipe.lock().unwrap_or_else(PoisonError::into_inner).write_all(&line);
+        }
+        Err(_) if std::env::var_os(SWITCH).is_some_and(|value| value == "off") => {}
+        Err(error) => panic!(
+            "no guard can be started, which cleans up if this test is killed: {error}; or set {SWITCH}=off to \
+             let killed tests leave processes and folders behind"
+        ),
     }
+}
+
+fn launch() -> Result<Mutex<ChildStdin>, String> {
+    let program = binaries::find_own("testkit-launch")?;
+    // Not an empty environment: a process in the middle of execve(2) shows one.
+    let mut command = Command::new(&program);
+    command
+        .args(["--guard", prefix()])
+        .env_clear()
+        .env(SWITCH, prefix())
+        .current_dir("/")
+        .process_group(0)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let failed = |why: &dyn std::fmt::Display| format!("`{}`: {why}", program.display());
+    let mut child = command.spawn().map_err(|error| failed(&error))?;
+    child.stdin.take().map(Mutex::new).ok_or_else(|| failed(&"its standard input is no pipe"))
 }

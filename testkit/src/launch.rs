@@ -256,14 +256,16 @@ impl Launch {
             command.process_group(0);
         }
         let started = Instant::now();
-        let output = Output::new(started);
+        let output = Output::new(self.inner.started);
         let mut io = Streams::default();
         if self.pty {
             io.open_pty(&mut self, &mut command)?;
         } else {
             io.open(&mut self, &mut command)?;
         }
-        let history = service.and_then(|service| service.pidfile.as_ref()).map(PidfileHistory::watch);
+        let history = service
+            .and_then(|service| service.pidfile.as_ref())
+            .map(|path| PidfileHistory::watch_since(path, self.inner.started));
         let line = shown(&argv);
         let mut child = command.spawn().map_err(|error| format!("`{line}` can't be started: {error}"))?;
         drop(command); // closes our copies of the terminal and of the program's ends of the pipes

@@ -28,7 +28,7 @@ const FOLDERS_OF_ROOT: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 /// it is missing, this was reported, and the test should return.
 ///
 /// ```no_run
-/// if testkit::need("nginx").is_none() {
+/// if psflip_testkit::need("nginx").is_none() {
 ///     return;
 /// }
 /// ```

@@ -33,7 +33,7 @@ pub enum Stream {
 /// One line of output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// When the line was complete, since the program's start.
+    /// When the line was complete, since the start of the sandbox.
     pub at: Duration,
     /// The stream that it was written to.
     pub stream: Stream,

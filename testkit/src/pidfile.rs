@@ -110,7 +110,7 @@ impl AsFd for NameWatch {
 /// One content of the pidfile, and when.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// When the content was first seen, since the start of the watch.
+    /// When the content was first seen, since the start of the sandbox, or of the watch if it has none.
     pub at: Duration,
     /// The content.
     pub content: Content,
@@ -157,13 +157,18 @@ impl PidfileHistory {
     #[track_caller]
     #[must_use]
     pub fn watch(path: impl AsRef<Path>) -> Self {
+        Self::watch_since(path, Instant::now())
+    }
+
+    /// [`Self::watch`] with times since `started`.
+    #[track_caller]
+    pub(crate) fn watch_since(path: impl AsRef<Path>, started: Instant) -> Self {
         let path = path.as_ref().to_owned();
         let watch = match NameWatch::new(&path) {
             Ok(watch) => watch,
             Err(error) => report::fail(&error),
         };
-        let shared =
-            Arc::new(Shared { started: Instant::now(), seen: Mutex::default(), looked: Condvar::new() });
+        let shared = Arc::new(Shared { started, seen: Mutex::default(), looked: Condvar::new() });
         let (ear, bell) = io::pipe().expect("pipe2(2) gives a pipe");
         let thread = std::thread::Builder::new().name("testkit-pidfile".into());
         let (copy, watched) = (Arc::clone(&shared), path.clone());

@@ -4,12 +4,15 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::client::ClientError;
+use crate::latency::{Latencies, millis};
+use crate::marks::FlipMark;
 use crate::report;
+use crate::sandbox::Inner;
 use crate::wait::Deadline;
 
 /// The number of failures kept with all details; further ones are only counted.
@@ -20,7 +23,7 @@ const SHOWN: usize = 40;
 /// Clients in threads of their own that send one request after the other until [`AvailabilityProbe::finish`].
 ///
 /// ```no_run
-/// # use testkit::{AvailabilityProbe, Sandbox, client::http::HttpClient};
+/// # use psflip_testkit::{AvailabilityProbe, Sandbox, client::http::HttpClient};
 /// # let sandbox = Sandbox::new();
 /// # let psflip = sandbox.psflip().start();
 /// let socket = sandbox.path("app.sock");
@@ -44,6 +47,10 @@ pub struct AvailabilityProbe {
 #[derive(Debug)]
 struct Shared {
     started: Instant,
+    /// The sandboxes of the thread that started the probe; the first one's start is the origin of the times
+    /// in the report's text.
+    sandboxes: Vec<Weak<Inner>>,
+    origin: Instant,
     stop: AtomicBool,
     seen: Mutex<Report>,
     changed: Condvar,
@@ -84,6 +91,15 @@ pub struct Report {
     pub failures: Vec<Failure>,
     /// Answers by the tag that the client's closure returned.
     pub by_tag: BTreeMap<String, Answers>,
+    /// The start of the probe, since the start of the sandbox. The text and the JSON of the report have all
+    /// times since the start of the sandbox, as the sandbox's own report has.
+    pub started: Duration,
+    /// The upgrades that the test requested while the probe ran; times are since the start of the sandbox.
+    pub flips: Vec<FlipMark>,
+    /// How long all requests took, including failed ones.
+    pub latencies: Latencies,
+    /// How long the requests took that ran during an upgrade, at least in part.
+    pub latencies_in_flips: Latencies,
     /// The duration of the slowest request, including failed ones.
     pub slowest: Duration,
     /// When the slowest request completed, since the start of the probe.
@@ -102,8 +118,13 @@ impl AvailabilityProbe {
     where
         C: FnMut() -> Result<String, ClientError> + Send + 'static,
     {
+        let sandboxes = report::concerned();
+        let started = Instant::now();
+        let origin = sandboxes.iter().map(|sandbox| sandbox.started).min().unwrap_or(started);
         let shared = Arc::new(Shared {
-            started: Instant::now(),
+            started,
+            sandboxes: sandboxes.iter().map(Arc::downgrade).collect(),
+            origin,
             stop: AtomicBool::new(false),
             seen: Mutex::default(),
             changed: Condvar::new(),
@@ -156,8 +177,17 @@ impl AvailabilityProbe {
     /// The result so far.
     #[must_use]
     pub fn report(&self) -> Report {
+        let Shared { started, sandboxes, origin, .. } = &*self.shared;
         let mut report = self.shared.lock().clone();
-        report.duration = self.shared.started.elapsed();
+        report.duration = started.elapsed();
+        report.started = *started - *origin;
+        let marks = sandboxes.iter().filter_map(Weak::upgrade).flat_map(|sandbox| {
+            let later = sandbox.started - *origin;
+            sandbox.marks.all().into_iter().map(move |mark| mark.later(later))
+        });
+        let since = report.started;
+        report.flips = marks.filter(|mark| mark.over.is_none_or(|over| over >= since)).collect();
+        report.flips.sort_by_key(|mark| mark.requested);
         report
     }
 
@@ -190,14 +220,26 @@ impl Shared {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A number that changes when an upgrade begins or is over, and whether one runs.
+    fn flips(&self) -> (u64, bool) {
+        let states = self.sandboxes.iter().filter_map(Weak::upgrade).map(|sandbox| sandbox.marks.state());
+        states.fold((0, false), |all, one| (all.0 + one.0, all.1 || one.1))
+    }
+
     fn run(&self, client: usize, mut request: impl FnMut() -> Result<String, ClientError>) {
         while !self.stop.load(Ordering::Relaxed) {
+            let before = self.flips();
             let begun = Instant::now();
             let result = request();
             let (took, at) = (begun.elapsed(), self.started.elapsed());
+            let in_flip = before.1 || self.flips() != before;
             let failed = result.is_err();
             let mut seen = self.lock();
             seen.requests += 1;
+            seen.latencies.add(took);
+            if in_flip {
+                seen.latencies_in_flips.add(took);
+            }
             if took > seen.slowest {
                 (seen.slowest, seen.slowest_at) = (took, at);
             }
@@ -237,6 +279,48 @@ impl Report {
         }
     }
 
+    /// The duration that this percentage of the requests (0 to 100) did not exceed, to within 3 %:
+    /// `report.percentile(99.0)`. For those during upgrades, see [`Report::latencies_in_flips`].
+    #[must_use]
+    pub fn percentile(&self, percent: f64) -> Duration {
+        self.latencies.percentile(percent)
+    }
+
+    /// The report as JSON, for a script or a file; its times are milliseconds since the start of the sandbox.
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        let at = |time: Duration| millis(self.started + time);
+        let answers = |(tag, answers): (&String, &Answers)| {
+            let Answers { count, first, last } = answers;
+            let value = serde_json::json!({"count": count, "first_ms": at(*first), "last_ms": at(*last)});
+            (tag.clone(), value)
+        };
+        let failure = |failure: &Failure| {
+            serde_json::json!({
+                "at_ms": at(failure.at), "took_ms": millis(failure.took), "client": failure.client,
+                "flip": self.flip_at(failure.at), "stage": failure.error.stage.name(),
+                "cause": failure.error.cause, "reused": failure.error.reused,
+            })
+        };
+        serde_json::json!({
+            "requests": self.requests,
+            "failed": self.failed,
+            "started_ms": millis(self.started),
+            "duration_ms": millis(self.duration),
+            "latencies": self.latencies.to_json(),
+            "latencies_in_flips": self.latencies_in_flips.to_json(),
+            "answers": self.by_tag.iter().map(answers).collect::<serde_json::Map<_, _>>(),
+            "flips": self.flips.iter().map(FlipMark::to_json).collect::<Vec<_>>(),
+            "failures": self.failures.iter().map(failure).collect::<Vec<_>>(),
+        })
+    }
+
+    /// The number of the upgrade, from 1, within which this moment since the start of the probe was.
+    #[must_use]
+    pub fn flip_at(&self, at: Duration) -> Option<usize> {
+        self.flips.iter().position(|flip| flip.contains(self.started + at)).map(|index| index + 1)
+    }
+
     /// The number of failures by stage and cause.
     #[must_use]
     pub fn causes(&self) -> BTreeMap<String, usize> {
@@ -250,9 +334,17 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = |time: &Duration| format!("{:.3}", time.as_secs_f64());
-        write!(f, "{} of {} requests failed in {} s; ", self.failed, self.requests, seconds(&self.duration))?;
+        let seconds = |time: &Duration| format!("{:.3}", (self.started + *time).as_secs_f64());
+        let duration = self.duration.as_secs_f64();
+        write!(f, "{} of {} requests failed in {duration:.3} s; ", self.failed, self.requests)?;
         writeln!(f, "slowest {:.1} ms at {}", self.slowest.as_secs_f64() * 1e3, seconds(&self.slowest_at))?;
+        writeln!(f, "  all: {}", self.latencies)?;
+        for (number, flip) in self.flips.iter().enumerate() {
+            writeln!(f, "  flip {}: {flip}", number + 1)?;
+        }
+        if !self.flips.is_empty() {
+            writeln!(f, "  in flips: {}", self.latencies_in_flips)?;
+        }
         let mut tags: Vec<_> = self.by_tag.iter().collect();
         tags.sort_by_key(|(_, answers)| answers.first);
         for (tag, answers) in tags {
@@ -271,8 +363,9 @@ impl fmt::Display for Report {
             let took = failure.took.as_secs_f64() * 1e3;
             writeln!(
                 f,
-                "  {} client {} after {took:.1} ms: {}",
+                "  {}{} client {} after {took:.1} ms: {}",
                 seconds(&failure.at),
+                self.flip_at(failure.at).map(|number| format!(" in flip {number}")).unwrap_or_default(),
                 failure.client,
                 failure.error
             )?;

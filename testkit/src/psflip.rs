@@ -1,13 +1,17 @@
 //! A psflip in a sandbox: a service through all its generations.
 
+use std::ffi::OsStr;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use crate::builder::Written;
+use crate::client::control::{self, Asking};
 use crate::family::{child_of, has_other_generation};
 use crate::output::{Line, Output, Stream};
 use crate::pidfile::{NameWatch, PidfileHistory, named_process};
@@ -15,6 +19,7 @@ use crate::process::{Process, ProcessState};
 use crate::report;
 use crate::running::Running;
 use crate::sandbox::Inner;
+use crate::text::cmd_line;
 use crate::wait::{Deadline, wait_on, wait_until};
 
 /// A service under psflip. The handle follows it from generation to generation.
@@ -24,6 +29,8 @@ pub struct Psflip {
     pub(crate) running: Arc<Running>,
     pub(crate) pidfile: Option<PathBuf>,
     pub(crate) upgrade_signal: Signal,
+    /// The configuration file; `None` if it is the test's own.
+    pub(crate) written: Mutex<Option<Written>>,
 }
 
 /// A successful upgrade.
@@ -37,6 +44,17 @@ pub struct Flip {
     pub duration: Duration,
     /// From the request until the old psflip exited.
     pub drained: Duration,
+}
+
+/// A failed upgrade.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedFlip {
+    /// The psflip that received the request, and stays active.
+    pub active: Process,
+    /// Why the upgrade failed, as `psflip upgrade` prints it.
+    pub reason: String,
+    /// From the request until it had failed.
+    pub duration: Duration,
 }
 
 impl Psflip {
@@ -202,11 +220,114 @@ impl Psflip {
     #[track_caller]
     pub fn flip_by(&self, deadline: Deadline) -> Flip {
         let asked = Instant::now();
+        let (marks, origin) = (&self.inner.marks, self.inner.started);
+        let mark = marks.begin(origin);
         let old = self.request_flip();
         let new = self.wait_successor_by(deadline, old);
         let duration = asked.elapsed();
+        marks.active(origin, mark);
         self.wait_gone_by(deadline, old);
+        marks.over(origin, mark, None);
         Flip { old, new, duration, drained: asked.elapsed() }
+    }
+
+    /// Requests an upgrade that must fail, over the control socket beside the pidfile, and waits until it
+    /// has. The same psflip and child are active after it.
+    ///
+    /// ```no_run
+    /// # use psflip_testkit::Sandbox;
+    /// # let sandbox = Sandbox::new();
+    /// # let psflip = sandbox.psflip().cmd(["server"]).start().wait_ready();
+    /// psflip.set_cmd(["server", "--no-such-flag"]);
+    /// let failed = psflip.flip_fails();
+    /// assert!(failed.reason.contains("exit code 2"), "{}", failed.reason);
+    /// ```
+    ///
+    /// # Panics
+    /// If it succeeds, isn't over at the default deadline, or the child is another one after it.
+    #[track_caller]
+    pub fn flip_fails(&self) -> FailedFlip {
+        let (active, child, asked) = (self.active(), self.child(), Instant::now());
+        let (marks, origin) = (&self.inner.marks, self.inner.started);
+        let mark = marks.begin(origin);
+        let mut request = Asking::ask(&self.control_path(), r#"{"psflip":1,"request":"upgrade"}"#);
+        let events = request.until(&["failed", "promoted", "refused", "error", "moved", "stopped"]);
+        let last = events.last().cloned().unwrap_or_default();
+        let duration = asked.elapsed();
+        let Some(reason) = last["reason"].as_str().filter(|_| last["event"] == "failed") else {
+            report::fail(&format!("the upgrade did not fail: {last}"))
+        };
+        marks.over(origin, mark, Some(reason.to_owned()));
+        if (self.active(), self.child()) != (active, child) {
+            report::fail(&format!(
+                "the upgrade failed ({reason}), and {active} or its child {child} is not active now"
+            ));
+        }
+        FailedFlip { active, reason: reason.to_owned(), duration }
+    }
+
+    /// Changes the child's command in the configuration, for the next upgrade.
+    ///
+    /// # Panics
+    /// If the configuration is a file of the test's own ([`crate::PsflipBuilder::config_file`]).
+    #[track_caller]
+    pub fn set_cmd<A: AsRef<OsStr>>(&self, argv: impl IntoIterator<Item = A>) {
+        self.rewrite(|written| written.cmd = Some(cmd_line(argv)));
+    }
+
+    /// Changes the text of the configuration, for the next upgrade. As with [`crate::PsflipBuilder::config`],
+    /// the command and the pidfile come before it.
+    ///
+    /// # Panics
+    /// See [`Psflip::set_cmd`].
+    #[track_caller]
+    pub fn set_config(&self, text: impl Into<String>) {
+        self.rewrite(|written| written.config = text.into());
+    }
+
+    #[track_caller]
+    fn rewrite(&self, change: impl FnOnce(&mut Written)) {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(written) = &mut *written else {
+            report::fail("the configuration is a file of the test's own: the test has to change it itself")
+        };
+        change(written);
+        written.write();
+    }
+
+    /// The address of the `[[listen]]` or `[[proxy]]` with this name, with the port that the kernel chose for
+    /// port 0. A proxy's name is its `listen` value. From the status, over the control socket beside the
+    /// pidfile.
+    ///
+    /// ```no_run
+    /// # use psflip_testkit::{Sandbox, client::http::HttpClient};
+    /// # let sandbox = Sandbox::new();
+    /// let psflip = sandbox
+    ///     .psflip()
+    ///     .cmd(["server"])
+    ///     .config("[[listen]]\naddress = \"127.0.0.1:0\"\nname = \"web\"\n")
+    ///     .start()
+    ///     .wait_ready();
+    /// let answer = HttpClient::tcp(psflip.address("web")).get("/up").unwrap();
+    /// ```
+    ///
+    /// # Panics
+    /// If there is none, or it has no TCP or UDP address.
+    #[track_caller]
+    #[must_use]
+    pub fn address(&self, name: &str) -> SocketAddr {
+        let status = control::status(&self.control_path());
+        let listed = |key: &str| status[key].as_array().cloned().unwrap_or_default();
+        let listeners = listed("listeners");
+        let proxies = listed("proxies");
+        let found = listeners.iter().find(|one| one["name"] == name).map(|one| &one["address"]);
+        let proxy = || proxies.iter().map(|one| &one["listen"]).find(|listen| **listen == *name);
+        let Some(text) = found.or_else(proxy).and_then(serde_json::Value::as_str) else {
+            let names: Vec<_> = listeners.iter().map(|one| one["name"].to_string()).collect();
+            report::fail(&format!("there is no `[[listen]]` named `{name}`, but {}", names.join(", ")))
+        };
+        let address = text.rsplit("://").next().unwrap_or(text);
+        address.parse().unwrap_or_else(|_| report::fail(&format!("`{text}` is no TCP or UDP address")))
     }
 
     /// Waits until the pidfile names another living psflip than `old`, and returns it.

@@ -256,8 +256,11 @@ impl Running {
                 continue;
             }
             let shown = lines.len().min(TAIL);
-            let _ =
-                writeln!(text, "--- {name}, last {shown} of {} lines (seconds since its start)", lines.len());
+            let _ = writeln!(
+                text,
+                "--- {name}, last {shown} of {} lines (seconds since the start of the sandbox)",
+                lines.len()
+            );
             for line in &lines[lines.len() - shown..] {
                 let _ = writeln!(text, "  {line}");
             }

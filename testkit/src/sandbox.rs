@@ -17,6 +17,7 @@ use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use crate::builder::PsflipBuilder;
 use crate::guard;
 use crate::launch::Launch;
+use crate::marks::Marks;
 use crate::process::{self, Process, ProcessState, Stat};
 use crate::report;
 use crate::running::Running;
@@ -34,7 +35,7 @@ const LEFTOVERS: Duration = Duration::from_secs(3);
 /// A folder, an environment and a set of processes for one test. Dropping it removes them all.
 ///
 /// ```
-/// # use testkit::Sandbox;
+/// # use psflip_testkit::Sandbox;
 /// let sandbox = Sandbox::new();
 /// sandbox.write("greeting", "hello\n");
 /// let cat = sandbox.command(["cat", "greeting"]).start();
@@ -55,7 +56,9 @@ pub(crate) struct Inner {
     pub(crate) id: String,
     pub(crate) dir: PathBuf,
     pub(crate) owner: ThreadId,
+    /// The origin of the times in all reports.
     pub(crate) started: Instant,
+    pub(crate) marks: Marks,
     folder: Mutex<Option<tempfile::TempDir>>,
     state: Mutex<Known>,
 }
@@ -101,6 +104,7 @@ impl Sandbox {
             dir,
             owner: std::thread::current().id(),
             started: Instant::now(),
+            marks: Marks::default(),
             folder: Mutex::new(Some(folder)),
             state: Mutex::default(),
         });
@@ -446,7 +450,10 @@ impl Inner {
             self.dir.display(),
             self.started.elapsed().as_secs_f64()
         );
-        list_files(&mut text, &self.dir, 1);
+        report::list_files(&mut text, &self.dir, 1);
+        for (number, mark) in self.marks.all().iter().enumerate() {
+            let _ = writeln!(text, "  flip {}: {mark}", number + 1);
+        }
         let _ = writeln!(text, "--- processes");
         self.describe_processes(&mut text);
         for running in running {
@@ -504,26 +511,6 @@ fn describe_tree(text: &mut String, stat: &Stat, shown: &[Stat], depth: usize) {
     if depth < 32 {
         for child in shown.iter().filter(|child| child.parent == process.pid()) {
             describe_tree(text, child, shown, depth + 1);
-        }
-    }
-}
-
-fn list_files(text: &mut String, dir: &Path, depth: usize) {
-    let Ok(entries) = fs::read_dir(dir) else { return };
-    let mut entries: Vec<_> = entries.filter_map(Result::ok).collect();
-    entries.sort_by_key(fs::DirEntry::file_name);
-    for entry in entries.iter().take(100) {
-        let Ok(meta) = entry.path().symlink_metadata() else { continue };
-        let kind = meta.file_type();
-        let _ = write!(text, "{:indent$}{}", "", entry.file_name().display(), indent = depth * 2);
-        let _ = match fs::read_link(entry.path()) {
-            Ok(target) => writeln!(text, " -> {}", target.display()),
-            Err(_) if kind.is_dir() => writeln!(text, "/"),
-            Err(_) if kind.is_file() => writeln!(text, " {} bytes", meta.len()),
-            Err(_) => writeln!(text, " (socket, pipe or device)"),
-        };
-        if kind.is_dir() && depth < 4 {
-            list_files(text, &entry.path(), depth + 1);
         }
     }
 }

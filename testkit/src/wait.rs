@@ -90,7 +90,7 @@ fn slowness() -> f64 {
 /// If the deadline passes; the message has `what`, the time waited, and the report of the thread's sandboxes.
 ///
 /// ```
-/// # use testkit::{Deadline, wait_until};
+/// # use psflip_testkit::{Deadline, wait_until};
 /// let mut looks = 0;
 /// let seen = wait_until(Deadline::default(), "three looks", || {
 ///     looks += 1;

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use testkit::client::fcgi::FcgiClient;
-use testkit::client::http::HttpClient;
-use testkit::client::{ClientError, Stage, field};
-use testkit::{AvailabilityProbe, Sandbox};
+use psflip_testkit::client::fcgi::FcgiClient;
+use psflip_testkit::client::http::HttpClient;
+use psflip_testkit::client::{ClientError, Stage, field};
+use psflip_testkit::{AvailabilityProbe, Sandbox};
 
 /// Reads the head of a request; false when the client has closed.
 fn read_head(stream: &mut UnixStream) -> bool {

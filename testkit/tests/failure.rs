@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use testkit::{Deadline, Sandbox, Stream, wait_until};
+use psflip_testkit::{Deadline, Sandbox, Stream, wait_until};
 
 /// The text of the panic that `fails` ends with.
 fn panic_of(fails: impl FnOnce()) -> String {

@@ -4,10 +4,10 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 
-use testkit::{Deadline, Sandbox, Session, Signal, Stdin, Stream, process::ProcessState, wait_until};
+use psflip_testkit::{Deadline, Sandbox, Session, Signal, Stdin, Stream, process::ProcessState, wait_until};
 
 /// One line of `/proc/self/status` of a program started so.
-fn mask(launch: impl FnOnce(testkit::Launch) -> testkit::Launch, field: &str) -> u64 {
+fn mask(launch: impl FnOnce(psflip_testkit::Launch) -> psflip_testkit::Launch, field: &str) -> u64 {
     let sandbox = Sandbox::new();
     let cat = launch(sandbox.command(["cat", "/proc/self/status"])).start();
     assert!(cat.wait_exit().success());
@@ -28,11 +28,12 @@ fn bit(signal: Signal) -> u64 {
 #[test]
 fn only_the_requested_signals_are_ignored_and_blocked() {
     // Whoever started the test may have ignored some already; that SIGPIPE is, in the test, is Rust's own start-up.
-    let own = testkit::Process::current().status_field("SigIgn").unwrap();
+    let own = psflip_testkit::Process::current().status_field("SigIgn").unwrap();
     let before = public(u64::from_str_radix(&own, 16).unwrap()) & !bit(Signal::SIGPIPE);
     assert_eq!(mask(|launch| launch, "SigIgn"), before);
     assert_eq!(mask(|launch| launch, "SigBlk"), 0);
-    let two = |launch: testkit::Launch| launch.ignore_signal(Signal::SIGHUP).ignore_signal(Signal::SIGPIPE);
+    let two =
+        |launch: psflip_testkit::Launch| launch.ignore_signal(Signal::SIGHUP).ignore_signal(Signal::SIGPIPE);
     assert_eq!(mask(two, "SigIgn"), before | bit(Signal::SIGHUP) | bit(Signal::SIGPIPE));
     assert_eq!(mask(|launch| launch.block_signal(Signal::SIGUSR1), "SigBlk"), bit(Signal::SIGUSR1));
     // Through the helper as well: Rust's own start-up ignores SIGPIPE there too.
@@ -81,7 +82,7 @@ fn limits_umask_and_nice_level_are_set() {
 #[test]
 fn a_program_has_a_group_of_its_own_or_a_session_or_those_of_the_test() {
     let sandbox = Sandbox::new();
-    let own = testkit::Process::current().stat().unwrap();
+    let own = psflip_testkit::Process::current().stat().unwrap();
     let start = |session| {
         let shell = sandbox.command(["sh", "-c", "echo ready; exec sleep 1000"]).session(session).start();
         shell.output().wait(Stream::Stdout, "ready");
@@ -159,7 +160,7 @@ fn a_guard_cleans_up_after_a_killed_test_process() {
     let folder = sandbox.path("tkfolder");
     std::fs::create_dir(&folder).unwrap();
     let guard = sandbox.command([helper, "--guard", prefix.as_str()]).stdin(Stdin::Pipe).start();
-    let orphan = sandbox.command(["sleep", "1000"]).env(testkit::MARKER, format!("{prefix}7")).start();
+    let orphan = sandbox.command(["sleep", "1000"]).env(psflip_testkit::MARKER, format!("{prefix}7")).start();
     let bystander = sandbox.command(["sleep", "1000"]).start();
     guard.write_stdin(format!("{}\n", folder.display()));
     assert!(orphan.first().is_alive() && folder.exists());

@@ -3,8 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use testkit::pidfile::Content;
-use testkit::{PidfileHistory, Running, Sandbox, Signal};
+use psflip_testkit::pidfile::Content;
+use psflip_testkit::{PidfileHistory, Running, Sandbox, Signal};
 
 fn sleeper(sandbox: &Sandbox) -> Arc<Running> {
     sandbox.command(["sleep", "1000"]).start()

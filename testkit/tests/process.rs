@@ -1,7 +1,7 @@
 //! Processes as the testkit sees them.
 
-use testkit::process::{self, ProcessState};
-use testkit::{Deadline, Process, Sandbox, Signal, Stream, wait_until};
+use psflip_testkit::process::{self, ProcessState};
+use psflip_testkit::{Deadline, Process, Sandbox, Signal, Stream, wait_until};
 
 #[test]
 fn a_tree_lists_parents_before_children_with_their_attributes() {
@@ -60,9 +60,9 @@ fn suspended_zombie_and_running_processes_are_distinguished() {
 fn descriptors_that_stay_open_are_a_difference() {
     let sandbox = Sandbox::new();
     let script = "echo ready; read x; exec 5>/dev/null; echo opened; read x; exec 5>&-; echo closed; read x";
-    let shell = sandbox.command(["sh", "-c", script]).stdin(testkit::Stdin::Pipe).start();
+    let shell = sandbox.command(["sh", "-c", script]).stdin(psflip_testkit::Stdin::Pipe).start();
     shell.output().wait(Stream::Stdout, "ready");
-    let before = testkit::FdSnapshot::of(shell.first());
+    let before = psflip_testkit::FdSnapshot::of(shell.first());
     shell.write_stdin("\n");
     shell.output().wait(Stream::Stdout, "opened");
     let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {

@@ -1,12 +1,12 @@
 //! A real psflip in a sandbox: flips, ends, and what the harness says when they don't happen.
 //!
-//! Needs `cargo build -p psflip -p fixtures --bins`, as `cargo test --workspace` does by itself.
+//! Needs `cargo build -p psflip -p psflip-fixtures --bins`, as `cargo test --workspace` does by itself.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use testkit::client::http::HttpClient;
-use testkit::{AvailabilityProbe, Deadline, PsflipBuilder, Sandbox, Signal, Stream, wait_until};
+use psflip_testkit::client::http::HttpClient;
+use psflip_testkit::{AvailabilityProbe, Deadline, PsflipBuilder, Sandbox, Signal, Stream, wait_until};
 
 /// A child that says who it is, and is healthy at once.
 fn service(sandbox: &Sandbox) -> PsflipBuilder {
@@ -107,7 +107,7 @@ fn the_signal_of_the_active_psflip_reaches_its_child() {
 fn a_probe_over_upgrades_gets_answers_of_every_generation() {
     let sandbox = Sandbox::new();
     let socket = sandbox.path("app.sock");
-    let server = testkit::fixture("http-server");
+    let server = psflip_testkit::fixture("http-server");
     let psflip = sandbox
         .psflip()
         .cmd([

@@ -1,6 +1,6 @@
 //! The sandbox: what its programs get, and that nothing of them survives it.
 
-use testkit::{Sandbox, Signal, Stream};
+use psflip_testkit::{Sandbox, Signal, Stream};
 
 #[test]
 fn a_program_gets_the_sandbox_directory_and_a_scrubbed_environment() {
@@ -36,7 +36,7 @@ fn dropping_a_sandbox_kills_orphans_and_removes_the_directory() {
     let shell = sandbox.command(["sh", "-c", script]).start();
     shell.output().wait(Stream::Stdout, "ready");
     shell.output().wait(Stream::Stdout, "orphan");
-    testkit::wait_until(testkit::Deadline::default(), "three sleeps", || {
+    psflip_testkit::wait_until(psflip_testkit::Deadline::default(), "three sleeps", || {
         let sleeps = sandbox
             .processes()
             .iter()
@@ -64,7 +64,7 @@ fn an_unexpected_leftover_process_fails_the_test() {
         if expected {
             sandbox.expect_leftovers();
         }
-        let left = testkit::wait_until(testkit::Deadline::default(), "sleep", || {
+        let left = psflip_testkit::wait_until(psflip_testkit::Deadline::default(), "sleep", || {
             let mut left = sandbox.processes();
             left.retain(|process| process.exe().is_ok_and(|exe| exe.ends_with("sleep")));
             left.pop()

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use testkit::systemd::{Machine, Release, cgroup, inner_pid_of};
-use testkit::{Deadline, Process, Sandbox, Signal, wait_until};
+use psflip_testkit::systemd::{Machine, Release, cgroup, inner_pid_of};
+use psflip_testkit::{Deadline, Process, Sandbox, Signal, wait_until};
 
 const SLEEPER: &str = "[Service]\nExecStart=sleep 1000\nExecStartPre=echo about to sleep\n";
 

@@ -19,8 +19,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{close, setsid};
+use psflip_testkit::{MARKER, process};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-use testkit::{MARKER, process};
 
 const HELP: &str = "\
 testkit-launch [OPTION]... [--] PROGRAM [ARG]...

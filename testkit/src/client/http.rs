@@ -10,7 +10,7 @@ const MOST_HEAD: usize = 64 * 1024;
 /// Sends requests to one server. By default each has a connection of its own.
 ///
 /// ```no_run
-/// # use testkit::client::http::HttpClient;
+/// # use psflip_testkit::client::http::HttpClient;
 /// let mut client = HttpClient::tcp("127.0.0.1:8080".parse().unwrap()).keep_alive();
 /// let answer = client.get("/up").unwrap();
 /// assert_eq!(answer.status, 200);

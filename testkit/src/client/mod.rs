@@ -62,6 +62,20 @@ pub enum Stage {
     Content,
 }
 
+impl Stage {
+    /// Its name in reports: `connect`, `write`, `read`, `protocol` or `content`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Write => "write",
+            Self::Read => "read",
+            Self::Protocol => "protocol",
+            Self::Content => "content",
+        }
+    }
+}
+
 /// The failure of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientError {

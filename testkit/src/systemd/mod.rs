@@ -46,7 +46,7 @@ const COMMAND_TIMEOUT: u32 = 60;
 /// from those outside: see [`Machine::process`].
 ///
 /// ```no_run
-/// # use testkit::{Sandbox, systemd::Machine};
+/// # use psflip_testkit::{Sandbox, systemd::Machine};
 /// let sandbox = Sandbox::new();
 /// let Some(machine) = Machine::boot(&sandbox) else { return };
 /// machine.unit("hello.service", "[Service]\nType=oneshot\nExecStart=echo hello\n");
@@ -458,7 +458,9 @@ pub fn why_not(release: Release) -> Option<String> {
         return Some(format!("`{missing}` is missing: install the packages systemd and util-linux"));
     }
     if helper().is_none() {
-        return Some("`testkit-systemd` is missing: build it with `cargo build -p testkit --bins`".into());
+        return Some(
+            "`testkit-systemd` is missing: build it with `cargo build -p psflip-testkit --bins`".into(),
+        );
     }
     if let Err(error) = release.layer() {
         return Some(error);
@@ -473,7 +475,7 @@ pub fn why_not(release: Release) -> Option<String> {
 
 /// The path of the program that boots machines, beside `testkit-launch`.
 fn helper() -> Option<PathBuf> {
-    let path = binaries::find_launcher()?.with_file_name("testkit-systemd");
+    let path = binaries::find_own("testkit-launch").ok()?.with_file_name("testkit-systemd");
     path.is_file().then_some(path)
 }
 

@@ -41,7 +41,15 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     let plain = args.flag("plain") || !io::stdout().is_terminal();
     args.done()?;
     let Some(directory) = guard::scratch() else {
-        step::run(repo::cargo().args(["build", "--quiet", "--bins", "-p", "psflip", "-p", "fixtures"]))?;
+        step::run(repo::cargo().args([
+            "build",
+            "--quiet",
+            "--bins",
+            "-p",
+            "psflip",
+            "-p",
+            "psflip-fixtures",
+        ]))?;
         return guard::run_again_guarded();
     };
     // Successors are reparented to the process that started psflip; that is this one.

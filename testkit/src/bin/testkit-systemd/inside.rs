@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::unistd::sethostname;
-use testkit::MARKER;
+use psflip_testkit::MARKER;
 
 use crate::Result;
 

@@ -1,5 +1,5 @@
 //! Boots a real systemd in namespaces of its own, and removes it without a trace. See HELP;
-//! `testkit::systemd` starts it.
+//! `psflip_testkit::systemd` starts it.
 //!
 //! Three processes, one after the other: the supervisor stays outside. The second one enters the control
 //! group and the namespaces, starts the third one as PID 1 of the new PID namespace, and exits. The third one
@@ -17,9 +17,9 @@ use std::process::{Command, ExitCode, Stdio};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::setsid;
+use psflip_testkit::systemd::cgroup::{self, Cgroup};
+use psflip_testkit::{MARKER, Process};
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
-use testkit::systemd::cgroup::{self, Cgroup};
-use testkit::{MARKER, Process};
 
 const HELP: &str = "\
 testkit-systemd --supervise FOLDER ID [LAYER]
