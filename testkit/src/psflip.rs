@@ -295,9 +295,8 @@ impl Psflip {
         written.write();
     }
 
-    /// The address of the `[[listen]]` or `[[proxy]]` with this name, with the port that the kernel chose for
-    /// port 0. A proxy's name is its `listen` value. From the status, over the control socket beside the
-    /// pidfile.
+    /// The address of the `[[listen]]` with this name, with the port that the kernel chose for port 0. From
+    /// the status, over the control socket beside the pidfile.
     ///
     /// ```no_run
     /// # use psflip_testkit::{Sandbox, client::http::HttpClient};
@@ -317,17 +316,22 @@ impl Psflip {
     #[must_use]
     pub fn address(&self, name: &str) -> SocketAddr {
         let status = control::status(&self.control_path());
-        let listed = |key: &str| status[key].as_array().cloned().unwrap_or_default();
-        let listeners = listed("listeners");
-        let proxies = listed("proxies");
-        let found = listeners.iter().find(|one| one["name"] == name).map(|one| &one["address"]);
-        let proxy = || proxies.iter().map(|one| &one["listen"]).find(|listen| **listen == *name);
-        let Some(text) = found.or_else(proxy).and_then(serde_json::Value::as_str) else {
+        let listeners = status["listeners"].as_array().cloned().unwrap_or_default();
+        let Some(found) = listeners.iter().find(|one| one["name"] == name) else {
             let names: Vec<_> = listeners.iter().map(|one| one["name"].to_string()).collect();
             report::fail(&format!("there is no `[[listen]]` named `{name}`, but {}", names.join(", ")))
         };
-        let address = text.rsplit("://").next().unwrap_or(text);
-        address.parse().unwrap_or_else(|_| report::fail(&format!("`{text}` is no TCP or UDP address")))
+        socket_address(&found["address"])
+    }
+
+    /// The address at which the first `[[proxy]]` listens: see [`Psflip::address`].
+    ///
+    /// # Panics
+    /// If there is none, or it has no TCP address.
+    #[track_caller]
+    #[must_use]
+    pub fn proxy_address(&self) -> SocketAddr {
+        socket_address(&control::status(&self.control_path())["proxies"][0]["listen"])
     }
 
     /// Waits until the pidfile names another living psflip than `old`, and returns it.
@@ -516,4 +520,12 @@ impl Psflip {
             is_over.then_some(())
         });
     }
+}
+
+/// A TCP or UDP address in a status.
+#[track_caller]
+fn socket_address(value: &serde_json::Value) -> SocketAddr {
+    let text = value.as_str().unwrap_or_default();
+    let address = text.rsplit("://").next().unwrap_or(text);
+    address.parse().unwrap_or_else(|_| report::fail(&format!("{value} is no TCP or UDP address")))
 }

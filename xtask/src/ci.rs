@@ -13,7 +13,7 @@ use crate::args::Args;
 use crate::guard::Guard;
 use crate::runner::{self, Scope};
 use crate::step::{self, Steps};
-use crate::{Error, Outcome, book, contract, dist, docs, lint, packages, repo, systemd};
+use crate::{Error, Outcome, book, contract, dist, docs, lint, outside, packages, repo, systemd};
 
 pub(crate) const USAGE: &str = "\
 cargo xtask ci [--fast]
@@ -72,6 +72,7 @@ pub(crate) fn run(mut args: Args) -> Outcome {
         });
         steps.step("book", || book::make(&repo::target_dir()?.join("book")).map(drop));
         steps.step("doctests", || step::run(&mut cargo("test --workspace --doc --quiet")));
+        steps.step("outside", outside::test);
         match dist::missing() {
             None => steps.step("dist", || dist::make(None, true)),
             Some(program) => steps.skip("dist", &format!("{program} is not installed")),

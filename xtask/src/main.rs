@@ -17,6 +17,7 @@ mod fuzz;
 mod guard;
 mod lint;
 mod nightly;
+mod outside;
 mod packages;
 mod python;
 mod release;
@@ -64,6 +65,12 @@ const TASKS: &[Task] = &[
         summary: "run the end-to-end suites, once or repeatedly, on an idle or a busy host",
         usage: e2e::USAGE,
         run: e2e::run,
+    },
+    Task {
+        name: "outside",
+        summary: "test an app in a workspace of its own by testkit, as another team would",
+        usage: outside::USAGE,
+        run: outside::run,
     },
     Task {
         name: "systemd",
