@@ -33,6 +33,11 @@ pub(crate) fn last_lines(output: &[u8]) -> Option<String> {
     (!lines.trim().is_empty()).then_some(lines)
 }
 
+/// Whether a line comes from psflip's own log, and not from the child.
+pub(crate) fn is_of_psflips_log(line: &str) -> bool {
+    line.contains(" psflip{generation=") || line.contains("\"name\":\"psflip\"")
+}
+
 /// The first `longest` characters, control characters escaped. `…` shows that the text was longer.
 pub(crate) fn head(text: &str, longest: usize) -> String {
     match text.char_indices().nth(longest) {

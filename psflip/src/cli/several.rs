@@ -14,11 +14,12 @@ use super::list::{Answered, ask};
 use super::render;
 use super::screen::Screen;
 use super::session::Label;
-use super::target::{ServiceAddress, Trouble, unit_of};
+use super::target::{ServiceAddress, Trouble};
 use super::upgrade::Upgrade;
 use super::wait::Waiter;
 use crate::exit;
 use crate::exit_status::ExitStatus;
+use crate::manager::systemd::unit_of;
 use crate::text;
 
 /// Selects several services.

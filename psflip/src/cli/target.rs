@@ -14,6 +14,7 @@ use crate::control::protocol::ControlRequest;
 use crate::exit;
 use crate::exit_status::ExitStatus;
 use crate::manager::last_exit::{self, LastExit};
+use crate::manager::systemd::unit_of;
 use crate::process::invocation::Invocation;
 
 /// Selects the service.
@@ -269,13 +270,6 @@ pub(super) fn where_to_look(pid: u32) -> Option<String> {
     unit.map(|unit| format!("psflip's log: journalctl -u {unit} -n 50"))
 }
 
-/// The systemd service in a text of proc_pid_cgroup(5).
-pub(super) fn unit_of(groups: &str) -> Option<String> {
-    let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let unit = path.rsplit('/').find(|part| part.ends_with(".service") && !part.starts_with("user@"))?;
-    Some(unit.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -292,14 +286,5 @@ mod tests {
         ] {
             assert_eq!(is_running_psflip(stat), runs, "{stat}");
         }
-    }
-
-    #[test]
-    fn the_unit_is_found_in_the_control_group() {
-        let unit = |text| unit_of(text).unwrap_or_default();
-        assert_eq!(unit("0::/system.slice/app.service\n"), "app.service");
-        assert_eq!(unit("0::/system.slice/system-psflip.slice/psflip@a.service/x\n"), "psflip@a.service");
-        assert_eq!(unit("0::/user.slice/user-0.slice/user@0.service/init.scope\n"), "");
-        assert_eq!(unit("1:name=systemd:/a.service\n"), "");
     }
 }

@@ -117,14 +117,17 @@ fn to_stderr(line: &[u8]) -> io::Result<()> {
     Careful(io::stderr()).write_all(line)
 }
 
+/// Whether psflip's standard error leads to the journal.
+pub(crate) fn leads_to_the_journal() -> bool {
+    let stderr = || nix::sys::stat::fstat(io::stderr()).ok().map(|stat| (stat.st_dev, stat.st_ino));
+    is_the_journal(std::env::var_os("JOURNAL_STREAM").as_deref(), stderr)
+}
+
 /// The format that `auto` means here.
 fn chosen(plan: &Plan) -> LogFormat {
-    let stderr = || nix::sys::stat::fstat(io::stderr()).ok().map(|stat| (stat.st_dev, stat.st_ino));
     match plan.log.format {
         LogFormat::Auto if plan.log.file.is_some() => LogFormat::Text,
-        LogFormat::Auto if is_the_journal(std::env::var_os("JOURNAL_STREAM").as_deref(), stderr) => {
-            LogFormat::Journald
-        }
+        LogFormat::Auto if leads_to_the_journal() => LogFormat::Journald,
         LogFormat::Auto => LogFormat::Text,
         other => other,
     }

@@ -14,8 +14,10 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
+use crate::history::Record;
+
 /// The longest file that is read, in bytes.
-const LONGEST: u64 = 16 * 1024;
+const LONGEST: u64 = 64 * 1024;
 
 /// How the service went down.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +35,16 @@ pub struct LastExit {
     pub reason: String,
     /// The exit status of psflip itself: `exit code 3`, `SIGKILL`.
     pub end: String,
+    /// The last upgrade, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<Record>,
+    /// Where the child's standard error led, for people. Empty: no child was started, or an older version
+    /// wrote this.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub stderr: String,
+    /// The last lines that the child wrote there, as far as they are known: from a regular file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
 }
 
 /// The path of the file. `None`: there is neither a pidfile nor a control socket.
@@ -114,6 +126,9 @@ mod tests {
             pid: 7,
             reason: "it crashed".to_owned(),
             end: "SIGSEGV".to_owned(),
+            upgrade: Some(Record { upgrade: 4, ..Record::default() }),
+            stderr: "/var/log/app.log".to_owned(),
+            output: Some("panic".to_owned()),
         }
     }
 
@@ -130,6 +145,13 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         remove(&path);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_file_of_an_older_version_is_understood() {
+        let text = r#"{"psflip_last_exit":1,"at":5,"generation":2,"pid":7,"reason":"no","end":"SIGSEGV"}"#;
+        let exit: LastExit = serde_json::from_str(text).unwrap();
+        assert_eq!((exit.upgrade, exit.stderr.as_str(), exit.output), (None, "", None));
     }
 
     #[test]

@@ -295,6 +295,13 @@ fn open() -> Result<OwnedFd, Errno> {
     socket(AddressFamily::Unix, SockType::Datagram, flags, None)
 }
 
+/// The systemd service in a text of proc_pid_cgroup(5).
+pub(crate) fn unit_of(groups: &str) -> Option<String> {
+    let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let unit = path.rsplit('/').find(|part| part.ends_with(".service") && !part.starts_with("user@"))?;
+    Some(unit.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -455,5 +462,14 @@ mod tests {
         });
         assert!(sent);
         assert_eq!(calls, [Call::Sendmsg, Call::Sendmsg], "an interruption is no failure");
+    }
+
+    #[test]
+    fn the_unit_is_found_in_the_control_group() {
+        let unit = |text| unit_of(text).unwrap_or_default();
+        assert_eq!(unit("0::/system.slice/app.service\n"), "app.service");
+        assert_eq!(unit("0::/system.slice/system-psflip.slice/psflip@a.service/x\n"), "psflip@a.service");
+        assert_eq!(unit("0::/user.slice/user-0.slice/user@0.service/init.scope\n"), "");
+        assert_eq!(unit("1:name=systemd:/a.service\n"), "");
     }
 }

@@ -16,6 +16,7 @@ mod operators;
 mod output;
 mod perform;
 mod poller;
+mod post_mortem;
 mod proxy;
 mod readiness;
 mod reasons;
@@ -379,7 +380,8 @@ impl Runtime {
         };
         self.finish_output(outcome);
         let has_predecessor = self.handover.predecessor.is_some();
-        self.reasons.keep_last_exit(outcome, &self.plan, self.identity.generation, has_predecessor);
+        let (generation, upgrade) = (self.identity.generation, self.operators.log.last_upgrade());
+        self.reasons.keep_last_exit(outcome, &self.plan, generation, has_predecessor, upgrade);
         self.leave_listeners(outcome);
         self.managers.finish(outcome, &self.handover, &mut self.wait);
         self.operators.finish(outcome);

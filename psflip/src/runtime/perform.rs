@@ -5,6 +5,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use super::handover::Committed;
 use super::operators::kind;
+use super::post_mortem::ChildStderr;
 use super::timers::Key;
 use super::{MARGIN, Runtime, hooks};
 use crate::flip::{Effect, Event, Failure, Hook, Notice, StartFailure, Successor, Timer};
@@ -173,6 +174,7 @@ impl Runtime {
     }
 
     fn start_child(&mut self) {
+        self.reasons.child_stderr = Some(ChildStderr::new(&self.plan.output.stderr));
         if let Err(error) = self.try_to_start_child() {
             self.reasons.set_failure(error);
             self.machine.push(Event::ChildNotStarted(StartFailure::Other));

@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::child::Child;
+use super::post_mortem::ChildStderr;
 use crate::config::{Orphans, Plan, spell};
 use crate::exit;
 use crate::exit_status::ExitStatus;
 use crate::flip::{Failure, Outcome};
 use crate::handover::{ToPredecessor, predecessor};
+use crate::history::Record;
 use crate::manager::last_exit::{self, LastExit};
 use crate::process::keeper::Tree;
 use crate::secrets;
@@ -32,6 +34,8 @@ pub(super) struct Reasons {
     background: Option<String>,
     /// Why the service is down.
     outage: Option<String>,
+    /// The child's standard error, once there is a child.
+    pub(super) child_stderr: Option<ChildStderr>,
 }
 
 /// A failure of this generation.
@@ -202,13 +206,14 @@ impl Reasons {
     }
 
     /// Keeps psflip's exit for `psflip status`, if it is an outage. `has_predecessor`: another generation
-    /// serves.
+    /// serves; `upgrade`: the last one.
     pub(super) fn keep_last_exit(
-        &self,
+        &mut self,
         outcome: Outcome,
         plan: &Plan,
         generation: u64,
         has_predecessor: bool,
+        upgrade: Option<&Record>,
     ) {
         let reason = match outcome {
             Outcome::Relay(_) => self.outage.as_ref(),
@@ -226,6 +231,9 @@ impl Reasons {
             pid: std::process::id(),
             reason: crate::text::head(reason, 2000),
             end: exit::exit_status_for(outcome).to_string(),
+            upgrade: upgrade.cloned(),
+            stderr: self.child_stderr.as_ref().map(ChildStderr::place).unwrap_or_default(),
+            output: self.child_stderr.take().and_then(ChildStderr::last_lines),
         };
         if let Err(error) = exit.write(&path) {
             tracing::debug!(path = %path.display(), %error, "can't keep this exit for `psflip status`");

@@ -4,6 +4,7 @@ use super::history::step_in_words;
 use super::{Paint, View, clean, cut, span, wrap};
 use crate::control::protocol::Event;
 use crate::history::UpgradeStep;
+use crate::text;
 
 /// The state of the upgrade that the command waits for.
 #[derive(Clone, Debug, Default)]
@@ -172,7 +173,7 @@ pub(in crate::cli) fn failure(event: &Event, look: &[String], view: &View) -> St
     let mut out = view.paint(Paint::Bad, &head) + "\n";
     out += &view.row("reason", &clean(reason), None);
     let output: Vec<&str> =
-        output.as_deref().unwrap_or_default().lines().filter(|line| !is_our_own(line)).collect();
+        output.as_deref().unwrap_or_default().lines().filter(|line| !text::is_of_psflips_log(line)).collect();
     if !output.is_empty() {
         out += &view.paint(Paint::Faint, "written to standard error meanwhile:");
         out.push('\n');
@@ -192,11 +193,6 @@ pub(in crate::cli) fn failure(event: &Event, look: &[String], view: &View) -> St
 fn without_number(probe: &str) -> &str {
     let rest = probe.strip_prefix("probe ").map(|rest| rest.trim_start_matches(|c: char| c.is_ascii_digit()));
     rest.and_then(|rest| rest.strip_prefix(" failed: ")).unwrap_or(probe)
-}
-
-/// Whether a line comes from psflip's own log, which would repeat the reason.
-fn is_our_own(line: &str) -> bool {
-    line.contains(" psflip{generation=") || line.contains("\"name\":\"psflip\"")
 }
 
 /// ` (psflip 12, child 13)`

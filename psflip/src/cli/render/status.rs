@@ -1,7 +1,7 @@
 //! The state of a service: in full, or as one line.
 
 use super::history::{record, step_in_words, step_of_drain};
-use super::{Paint, View, clean, span};
+use super::{Paint, View, clean, span, wrap};
 use crate::config::about;
 use crate::control::protocol::{
     OldGeneration, Proxy, ProxyState, Recycle, Relay, ServiceState, Source, Status,
@@ -128,7 +128,20 @@ fn heading(status: &Status, width: usize) -> String {
 pub(in crate::cli) fn last_exit(exit: &LastExit, view: &View) -> String {
     let text = format!("since {} ({}): {}", view.moment(exit.at), view.ago(exit.at), clean(&exit.reason));
     let psflip = format!("generation {}, pid {}, exited: {}", exit.generation, exit.pid, clean(&exit.end));
-    view.row("down", &text, Some(Paint::Bad)) + &view.row("psflip", &psflip, None)
+    let mut out = view.row("down", &text, Some(Paint::Bad)) + &view.row("psflip", &psflip, None);
+    if !exit.stderr.is_empty() {
+        out += &view.row("stderr", &clean(&exit.stderr), None);
+    }
+    if let Some(upgrade) = &exit.upgrade {
+        out += &format!("\n{}\n{}", view.paint(Paint::Strong, "last upgrade"), record(upgrade, view));
+    }
+    if let Some(output) = &exit.output {
+        out += &format!("\n{}\n", view.paint(Paint::Strong, "last lines on standard error"));
+        for line in output.lines().flat_map(|line| wrap(&clean(line), view.width.saturating_sub(2))) {
+            out += &format!("  {line}\n");
+        }
+    }
+    out
 }
 
 /// One line: what serves, and what else happens.

@@ -372,6 +372,12 @@ impl UpgradeLog {
         Some(protocol::Event::Drained { upgrade: own.upgrade, killed: own.killed() })
     }
 
+    /// The last upgrade: the running one, or the last one that has ended.
+    pub(in crate::runtime) fn last_upgrade(&self) -> Option<&Record> {
+        let under_way = self.upgrade.as_ref().map(|under_way| &under_way.record);
+        under_way.or_else(|| self.history.iter().rev().find(|record| record.upgrade > 0))
+    }
+
     /// Records this generation's step of draining.
     pub(super) fn record_own_drain(&mut self, step: Drain) {
         if let Some(UnderWay { record, clock: began, .. }) = &mut self.upgrade {
@@ -411,7 +417,7 @@ pub(super) fn promoted(record: &Record) -> protocol::Event {
 }
 
 /// psflip's own standard error.
-const OWN: &str = "/proc/self/fd/2";
+pub(in crate::runtime) const OWN: &str = "/proc/self/fd/2";
 
 /// Opens a file that gets standard error. Its directory may belong to a user who puts something else there:
 /// a symbolic link is not followed (contract N9), and psflip does not wait for the writer of a FIFO.
@@ -423,7 +429,7 @@ fn open(path: &Path) -> Option<File> {
 }
 
 /// A file that gets standard error, with its length.
-fn length_of(path: PathBuf) -> Option<(PathBuf, u64)> {
+pub(in crate::runtime) fn length_of(path: PathBuf) -> Option<(PathBuf, u64)> {
     let is_own = path == Path::new(OWN);
     let metadata = if is_own { fs::metadata(&path) } else { fs::symlink_metadata(&path) }.ok()?;
     metadata.is_file().then(|| (path, metadata.size()))
@@ -431,13 +437,19 @@ fn length_of(path: PathBuf) -> Option<(PathBuf, u64)> {
 
 /// The last lines that psflip, the old child and the new child wrote to standard error since its file had
 /// this length.
-fn written_since((path, length): (PathBuf, u64)) -> Option<String> {
+pub(in crate::runtime) fn written_since((path, length): (PathBuf, u64)) -> Option<String> {
     let file = open(&path)?;
     let end = file.metadata().ok()?.len();
     let start = length.max(end.saturating_sub(OUTPUT));
     let mut bytes = vec![0; usize::try_from(end.checked_sub(start)?).ok()?];
     let read = file.read_at(&mut bytes, start).ok()?;
-    text::last_lines(&bytes[..read])
+    let mut read = &bytes[..read];
+    if start > length
+        && let Some(end) = read.iter().position(|byte| *byte == b'\n')
+    {
+        read = &read[end + 1..]; // the rest of a line
+    }
+    text::last_lines(read)
 }
 
 #[cfg(test)]

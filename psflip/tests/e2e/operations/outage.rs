@@ -64,6 +64,52 @@ fn a_crash_of_the_child_is_logged_as_an_error_and_kept_for_status() {
 }
 
 #[test]
+fn after_a_crash_status_shows_the_last_upgrade_and_the_last_lines_of_standard_error() {
+    // Contract: L1
+    for redirected in [false, true] {
+        let sandbox = Sandbox::new();
+        gate(&sandbox);
+        sandbox.write("err.log", "of an earlier child\n");
+        let output = if redirected { "[output]\nstderr = \"append:err.log\"\n" } else { "" };
+        let script = "read line < gate; echo no space left >&2; exit 3";
+        let config = format!("{output}{AT_ONCE}");
+        let server = psflip(&sandbox, &["/bin/sh", "-c", script], &config);
+        let log = std::fs::File::options().append(true).open(sandbox.path("err.log")).unwrap();
+        let psflip = if redirected { server } else { server.stderr(log) }.start().wait_ready();
+        let broken = "[healthcheck.alive]\ntimeout = \"1m\"\n";
+        configure(&sandbox, &["crash-on-init", "--code", "4"], &format!("{output}{broken}"));
+        assert_eq!(run(&sandbox, &["upgrade"]).0.code(), Some(1));
+        open_gate(&sandbox);
+        assert_eq!(psflip.wait_exit().code(), Some(3));
+        let (_, stdout, stderr) = run(&sandbox, &["status"]);
+        let place = format!("stderr    {}", sandbox.path("err.log").display());
+        for part in
+            ["exit code 3", &place, "1 -> 2    FAILED after ", "standard error\n", "  no space left\n"]
+        {
+            assert!(stdout.contains(part), "`{part}` is missing in\n{stdout}{stderr}");
+        }
+        assert!(!stdout.contains("an earlier child") && !stdout.contains("ERROR"), "{stdout}");
+        let (_, stdout, _) = run(&sandbox, &["status", "--json"]);
+        let object: Value = serde_json::from_str(&stdout).unwrap();
+        let exit = &object["last_exit"];
+        assert_eq!(exit["upgrade"]["result"], "failed", "{stdout}");
+        assert!(exit["output"].as_str().unwrap().ends_with("no space left"), "{stdout}");
+    }
+}
+
+#[test]
+fn after_a_crash_status_says_where_lines_went_that_psflip_does_not_see() {
+    // Contract: L1
+    let sandbox = Sandbox::new();
+    let server = psflip(&sandbox, &["/bin/sh", "-c", "exec sleep 600"], AT_ONCE).start().wait_ready();
+    kill(server.child());
+    server.wait_exit();
+    let (_, stdout, _) = run(&sandbox, &["status"]);
+    assert!(stdout.contains("stderr    a pipe that another process reads\n"), "{stdout}");
+    assert!(!stdout.contains("last lines") && !stdout.contains("last upgrade"), "{stdout}");
+}
+
+#[test]
 fn status_keeps_a_failed_start_until_a_success_and_ignores_a_stop() {
     // Contract: C6, L1
     let sandbox = Sandbox::new();
