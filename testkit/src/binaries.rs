@@ -145,13 +145,15 @@ pub(crate) fn target_dir() -> PathBuf {
 fn profile_dir() -> PathBuf {
     let own = env::current_exe().expect("the test's own executable has a path");
     let dir = own.parent().expect("an executable is in a directory");
-    // A doctest runs in a temporary folder, so only CARGO_TARGET_DIR and the working directory are known.
+    // A doctest runs in a temporary folder, so only CARGO_TARGET_DIR and the working directory, its package's, are
+    // known.
     if dir.starts_with(env::temp_dir())
         && dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with("rustdoctest"))
     {
-        let target =
-            env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("../target"), PathBuf::from);
-        return target.join("debug");
+        let here = env::current_dir().unwrap_or_default();
+        let usual = || here.ancestors().map(|dir| dir.join("target")).find(|dir| dir.join("debug").is_dir());
+        let target = env::var_os("CARGO_TARGET_DIR").map(|dir| here.join(dir)).or_else(usual);
+        return target.unwrap_or_else(|| here.join("target")).join("debug");
     }
     match dir.file_name().and_then(|name| name.to_str()) {
         Some("deps" | "examples") => dir.parent().map_or_else(|| dir.to_owned(), Path::to_owned),
