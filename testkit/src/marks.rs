@@ -22,10 +22,10 @@ pub struct FlipMark {
 }
 
 impl FlipMark {
-    /// Whether a moment is within it.
+    /// Whether it ran at any moment from `begin` to `end`, since the start of the sandbox.
     #[must_use]
-    pub fn contains(&self, at: Duration) -> bool {
-        at >= self.requested && self.over.is_none_or(|over| at <= over)
+    pub fn overlaps(&self, begin: Duration, end: Duration) -> bool {
+        end >= self.requested && self.over.is_none_or(|over| begin <= over)
     }
 
     /// The same upgrade on a clock that began so much earlier.

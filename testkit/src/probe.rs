@@ -298,7 +298,7 @@ impl Report {
         let failure = |failure: &Failure| {
             serde_json::json!({
                 "at_ms": at(failure.at), "took_ms": millis(failure.took), "client": failure.client,
-                "flip": self.flip_at(failure.at), "stage": failure.error.stage.name(),
+                "flip": self.flip_of(failure), "stage": failure.error.stage.name(),
                 "cause": failure.error.cause, "reused": failure.error.reused,
             })
         };
@@ -315,10 +315,12 @@ impl Report {
         })
     }
 
-    /// The number of the upgrade, from 1, within which this moment since the start of the probe was.
+    /// The number of the upgrade, from 1, that ran at some moment of this failed request.
     #[must_use]
-    pub fn flip_at(&self, at: Duration) -> Option<usize> {
-        self.flips.iter().position(|flip| flip.contains(self.started + at)).map(|index| index + 1)
+    pub fn flip_of(&self, failure: &Failure) -> Option<usize> {
+        let end = self.started + failure.at;
+        let begin = end.saturating_sub(failure.took);
+        self.flips.iter().position(|flip| flip.overlaps(begin, end)).map(|index| index + 1)
     }
 
     /// The number of failures by stage and cause.
@@ -365,7 +367,7 @@ impl fmt::Display for Report {
                 f,
                 "  {}{} client {} after {took:.1} ms: {}",
                 seconds(&failure.at),
-                self.flip_at(failure.at).map(|number| format!(" in flip {number}")).unwrap_or_default(),
+                self.flip_of(failure).map(|number| format!(" in flip {number}")).unwrap_or_default(),
                 failure.client,
                 failure.error
             )?;
