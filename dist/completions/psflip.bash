@@ -9,7 +9,7 @@ _psflip() {
         prev=${COMP_WORDS[COMP_CWORD - 2]}
     fi
     case ${COMP_WORDS[1]} in
-        run | check | upgrade | status | list | metrics | stop | rollback | keep | hold | resume | reopen | watch | migrate | help) ((COMP_CWORD == 1)) || used=${COMP_WORDS[1]} ;;
+        run | check | upgrade | status | list | metrics | stop | rollback | keep | hold | resume | reopen | watch | migrate | rehearse | help) ((COMP_CWORD == 1)) || used=${COMP_WORDS[1]} ;;
     esac
     # Behind `--` stands a program, with completions of its own.
     for ((i = 1; i < COMP_CWORD; i++)); do
@@ -24,11 +24,11 @@ _psflip() {
         return
     done
     case $used:$prev in
-        :--config | :-c | run:--watch | run:--config | run:-c | run:--pidfile | run:--control-socket | run:--env-file | run:--healthcheck-unix | run:--healthcheck-script | run:--log-file | check:--config | check:-c | check:--pidfile | check:--control-socket | check:--env-file | check:--healthcheck-unix | check:--healthcheck-script | check:--log-file | upgrade:--config | upgrade:-c | upgrade:--socket | status:--config | status:-c | status:--socket | status:--timeline | metrics:--config | metrics:-c | metrics:--socket | stop:--config | stop:-c | stop:--socket | rollback:--config | rollback:-c | rollback:--socket | keep:--config | keep:-c | keep:--socket | hold:--config | hold:-c | hold:--socket | resume:--config | resume:-c | resume:--socket | reopen:--config | reopen:-c | reopen:--socket | watch:--pidfile | migrate:--output | migrate:-o)
+        :--config | :-c | run:--watch | run:--config | run:-c | run:--pidfile | run:--control-socket | run:--env-file | run:--healthcheck-unix | run:--healthcheck-script | run:--log-file | check:--config | check:-c | check:--pidfile | check:--control-socket | check:--env-file | check:--healthcheck-unix | check:--healthcheck-script | check:--log-file | upgrade:--config | upgrade:-c | upgrade:--socket | status:--config | status:-c | status:--socket | status:--timeline | metrics:--config | metrics:-c | metrics:--socket | stop:--config | stop:-c | stop:--socket | rollback:--config | rollback:-c | rollback:--socket | keep:--config | keep:-c | keep:--socket | hold:--config | hold:-c | hold:--socket | resume:--config | resume:-c | resume:--socket | reopen:--config | reopen:-c | reopen:--socket | watch:--pidfile | migrate:--output | migrate:-o | rehearse:--config | rehearse:-c | rehearse:--next | rehearse:--psflip)
             compopt -o default; return ;;
-        run:--workdir | run:--env-dir | check:--workdir | check:--env-dir)
+        run:--workdir | run:--env-dir | check:--workdir | check:--env-dir | rehearse:--out)
             compopt -o dirnames; return ;;
-        run:--listen | run:--proxy | run:--env | run:--env-remove | run:--healthcheck-http | run:--healthcheck-method | run:--healthcheck-host | run:--healthcheck-header | run:--healthcheck-tcp | run:--healthcheck-fcgi | run:--healthcheck-command | run:--healthcheck-docker | run:--healthcheck-alive | run:--healthcheck-status | run:--healthcheck-after | run:--healthcheck-interval | run:--healthcheck-timeout | run:--healthcheck-successes | run:--healthcheck-failures | run:--healthcheck-settle | run:--signal | run:--upgrade-timeout | run:--upgrade-bake | run:--upgrade-precheck | run:--upgrade-draining | run:--recycle-after | run:--recycle-memory | run:--recycle-jitter | run:--recycle-interval | run:--shutdown-delay | run:--shutdown-timeout | run:--switch | run:--hook-promote | run:--hook-promoted | run:--hook-failed | run:--hook-rolled-back | run:--hook-timeout | run:--stdout | run:--stderr | run:--output-mode | run:--output-owner | run:--output-group | check:--listen | check:--proxy | check:--env | check:--env-remove | check:--healthcheck-http | check:--healthcheck-method | check:--healthcheck-host | check:--healthcheck-header | check:--healthcheck-tcp | check:--healthcheck-fcgi | check:--healthcheck-command | check:--healthcheck-docker | check:--healthcheck-alive | check:--healthcheck-status | check:--healthcheck-after | check:--healthcheck-interval | check:--healthcheck-timeout | check:--healthcheck-successes | check:--healthcheck-failures | check:--healthcheck-settle | check:--signal | check:--upgrade-timeout | check:--upgrade-bake | check:--upgrade-precheck | check:--upgrade-draining | check:--recycle-after | check:--recycle-memory | check:--recycle-jitter | check:--recycle-interval | check:--shutdown-delay | check:--shutdown-timeout | check:--switch | check:--hook-promote | check:--hook-promoted | check:--hook-failed | check:--hook-rolled-back | check:--hook-timeout | check:--stdout | check:--stderr | check:--output-mode | check:--output-owner | check:--output-group | upgrade:--user | upgrade:--timeout | status:--last | status:--timeout | list:--timeout | metrics:--listen | metrics:--timeout | stop:--timeout | rollback:--timeout | keep:--timeout | hold:--max | hold:--timeout | resume:--timeout | reopen:--timeout | watch:--patience | watch:--grace)
+        run:--listen | run:--proxy | run:--env | run:--env-remove | run:--healthcheck-http | run:--healthcheck-method | run:--healthcheck-host | run:--healthcheck-header | run:--healthcheck-tcp | run:--healthcheck-fcgi | run:--healthcheck-command | run:--healthcheck-docker | run:--healthcheck-alive | run:--healthcheck-status | run:--healthcheck-after | run:--healthcheck-interval | run:--healthcheck-timeout | run:--healthcheck-successes | run:--healthcheck-failures | run:--healthcheck-settle | run:--signal | run:--upgrade-timeout | run:--upgrade-bake | run:--upgrade-precheck | run:--upgrade-draining | run:--recycle-after | run:--recycle-memory | run:--recycle-jitter | run:--recycle-interval | run:--shutdown-delay | run:--shutdown-timeout | run:--switch | run:--hook-promote | run:--hook-promoted | run:--hook-failed | run:--hook-rolled-back | run:--hook-timeout | run:--stdout | run:--stderr | run:--output-mode | run:--output-owner | run:--output-group | check:--listen | check:--proxy | check:--env | check:--env-remove | check:--healthcheck-http | check:--healthcheck-method | check:--healthcheck-host | check:--healthcheck-header | check:--healthcheck-tcp | check:--healthcheck-fcgi | check:--healthcheck-command | check:--healthcheck-docker | check:--healthcheck-alive | check:--healthcheck-status | check:--healthcheck-after | check:--healthcheck-interval | check:--healthcheck-timeout | check:--healthcheck-successes | check:--healthcheck-failures | check:--healthcheck-settle | check:--signal | check:--upgrade-timeout | check:--upgrade-bake | check:--upgrade-precheck | check:--upgrade-draining | check:--recycle-after | check:--recycle-memory | check:--recycle-jitter | check:--recycle-interval | check:--shutdown-delay | check:--shutdown-timeout | check:--switch | check:--hook-promote | check:--hook-promoted | check:--hook-failed | check:--hook-rolled-back | check:--hook-timeout | check:--stdout | check:--stderr | check:--output-mode | check:--output-owner | check:--output-group | upgrade:--user | upgrade:--timeout | status:--last | status:--timeout | list:--timeout | metrics:--listen | metrics:--timeout | stop:--timeout | rollback:--timeout | keep:--timeout | hold:--max | hold:--timeout | resume:--timeout | reopen:--timeout | watch:--patience | watch:--grace | rehearse:--load | rehearse:--clients | rehearse:--rate | rehearse:--flips | rehearse:--beside | rehearse:--pass | rehearse:--during | rehearse:--service | rehearse:--pause | rehearse:--timeout | rehearse:--start-timeout | rehearse:--accept | rehearse:--max-lost | rehearse:--max-keep-alive-lost | rehearse:--max-flip | rehearse:--max-p99)
             return ;;
         run:--upgrade-signal | run:--shutdown-signal | check:--upgrade-signal | check:--shutdown-signal)
             words="SIGHUP SIGINT SIGQUIT SIGTERM SIGUSR1 SIGUSR2 SIGWINCH SIGRTMIN+1" ;;
@@ -36,10 +36,14 @@ _psflip() {
             words="auto plain json" ;;
         run:--log-format | check:--log-format)
             words="auto text json journald" ;;
+        rehearse:--bad)
+            words="crash hang missing broken dies-later" ;;
         run:--log-level | check:--log-level)
             words="error warn info debug trace" ;;
         run:--shutdown-orphans | check:--shutdown-orphans)
             words="kill leave" ;;
+        rehearse:--kinds)
+            words="new keep-alive post post-half stream websocket" ;;
         upgrade:--wait)
             words="traffic baked drained" ;;
         migrate:--format)
@@ -61,6 +65,7 @@ _psflip() {
         reopen:) flags="--config -c --socket --json --timeout --help -h" ;;
         watch:) flags="--pidfile --patience --grace --quiet -q --help -h" ;;
         migrate:) flags="--output -o --force --format --help -h" ;;
+        rehearse:) flags="--config -c --load --kinds --clients --rate --flips --bad --next --beside --pass --during --service --pause --timeout --start-timeout --accept --max-lost --max-keep-alive-lost --max-flip --max-p99 --out --json --no-sandbox --psflip --help -h --version -V" ;;
         help:) flags="" ;;
     esac
     if [[ $words ]]; then
@@ -69,9 +74,9 @@ _psflip() {
         words=$flags
     else
         case $used:$COMP_CWORD in
-            :1 | help:2) words="run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate help" ;;
+            :1 | help:2) words="run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate rehearse help" ;;
             migrate:2) words="start_server spawn-fcgi supervisord runit procfile"; compopt -o default ;;
-            help:2) words="run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate help"; compopt -o default ;;
+            help:2) words="run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate rehearse help"; compopt -o default ;;
             migrate:*) compopt -o default; return ;;
             *) words=$flags ;;
         esac

@@ -43,6 +43,7 @@ complete -c psflip -n "__fish_psflip_needs_command" -f -a "resume" -d 'Let held 
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "reopen" -d 'Open the log files of the child\'s output again, after a rotation'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "watch" -d 'Give a program that replaces its own main process a stable parent, whose PID does not change'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "migrate" -d 'Translate a configuration of the Go version, or how start_server and others start a service'
+complete -c psflip -n "__fish_psflip_needs_command" -f -a "rehearse" -d 'Will my app survive its upgrades? Runs them in a sandbox, under load, and explains every lost request'
 complete -c psflip -n "__fish_psflip_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c psflip -n "__fish_psflip_using_subcommand run" -l watch -d 'Upgrade when these files change, or files in these directories: for development. Ignored are .git, target, node_modules and what .gitignore names' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand run" -s c -l config -d 'The configuration file (TOML) [default: psflip.toml]' -r -F
@@ -304,21 +305,57 @@ complete -c psflip -n "__fish_psflip_using_subcommand migrate; and __fish_seen_s
 complete -c psflip -n "__fish_psflip_using_subcommand migrate; and __fish_seen_subcommand_from supervisord" -s h -l help -d 'Print help'
 complete -c psflip -n "__fish_psflip_using_subcommand migrate; and __fish_seen_subcommand_from runit" -s h -l help -d 'Print help'
 complete -c psflip -n "__fish_psflip_using_subcommand migrate; and __fish_seen_subcommand_from procfile" -s h -l help -d 'Print help'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate help" -f -a "run" -d 'Start a service and upgrade it on request (the default)'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate help" -f -a "check" -d 'Check a configuration and start nothing: print it with all defaults, or every error in it'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate help" -f -a "upgrade" -d 'Upgrade a running service, and wait for the result'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate help" -f -a "status" -d 'Show the state of a running service and its recent upgrades'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate help" -f -a "list" -d 'List all services on this host that this user may ask'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate help" -f -a "metrics" -d 'Print the state of a service, or of all, as metrics for Prometheus'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate help" -f -a "stop" -d 'Stop a running service, and wait until it has exited'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate help" -f -a "rollback" -d 'Give the traffic back to the old generation while the new one bakes, and wait until that is done'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate help" -f -a "keep" -d 'End a bake: the new generation becomes the service'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate help" -f -a "hold" -d 'Hold the proxy\'s connections: accept none, and let requests wait until `psflip resume`'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate help" -f -a "resume" -d 'Let held connections go on'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate help" -f -a "reopen" -d 'Open the log files of the child\'s output again, after a rotation'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate help" -f -a "watch" -d 'Give a program that replaces its own main process a stable parent, whose PID does not change'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate help" -f -a "migrate" -d 'Translate a configuration of the Go version, or how start_server and others start a service'
-complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -s c -l config -d 'The configuration file of psflip (TOML)' -r -F
+complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l load -d 'What to request; may be repeated. Default: the first `[[proxy]]`, or else what the health check requests. With kinds: stream=http://127.0.0.1:8000/events, new+post=http://:8080/' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l kinds -d 'The kinds of requests of all http loads' -r -f -a "new\t'A connection for each request'
+keep-alive\t'One request after the other on a keep-alive connection'
+post\t'A POST with a body, on a keep-alive connection'
+post-half\t'A POST whose body arrives in two halves, 100 ms apart, on a new connection'
+stream\t'An answer that takes long (events, a download), which must arrive completely'
+websocket\t'A WebSocket, with a ping every 50 ms'"
+complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l clients -d 'How many clients send requests at the same time' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l rate -d 'Requests a second, of all clients together; without it each client sends its next request at once' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l flips -d 'How many upgrades' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l bad -d 'Bad versions, one in turn after each upgrade: each must be refused, and cost no request' -r -f -a "crash\t'The program exits with code 3 at once'
+hang\t'The program starts, and never does anything'
+missing\t'The program does not exist'
+broken\t'The configuration is no valid TOML'
+dies-later\t'The program becomes healthy, and is killed a second later: needs `upgrade.bake`'"
+complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l next -d 'Another configuration file: every other upgrade goes to it, and the next one back' -r -F
+complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l beside -d 'A command (for `sh -c`) that runs along, such as a web server in front' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l pass -d 'An address outside that the service needs, such as a database: 127.0.0.1:5432' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l during -d 'Rehearse any other tool instead of psflip: a command (for `sh -c`) that upgrades the service, such as \'systemctl reload app\'. With --service in a sandbox, otherwise on this host' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l service -d 'With --during: the command (for `sh -c`) that starts the service. SERVICE_PID is its pid in --during' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l pause -d 'How long the load goes on after each upgrade, before the next one. An upgrade of psflip is over when the old child is gone, one of --during when the command has exited' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l timeout -d 'Fail if a request makes no progress for this time' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l start-timeout -d 'How long the service may take to start' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l accept -d 'Status codes of good answers' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l max-lost -d 'How many requests may be lost' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l max-keep-alive-lost -d 'How many requests on reused keep-alive connections may be lost on top of these. Many servers close idle connections as they stop; clients that repeat such a request don\'t mind' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l max-flip -d 'How long an upgrade may take, from the request until the new version has the traffic' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l max-p99 -d 'The longest time that 99 % of the requests during an upgrade may take' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l out -d 'Write report.json, junit.xml, report.html and log.txt to this directory' -r -f -a "(__fish_complete_directories)"
+complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l psflip -d 'The psflip to run [default: the one beside this program, or in PATH]' -r -F
+complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l json -d 'Print the report as JSON'
+complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l no-sandbox -d 'Run on this host, without a sandbox: same ports and files as the real service, which must not run'
+complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -s V -l version -d 'Print version'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate rehearse help" -f -a "run" -d 'Start a service and upgrade it on request (the default)'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate rehearse help" -f -a "check" -d 'Check a configuration and start nothing: print it with all defaults, or every error in it'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate rehearse help" -f -a "upgrade" -d 'Upgrade a running service, and wait for the result'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate rehearse help" -f -a "status" -d 'Show the state of a running service and its recent upgrades'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate rehearse help" -f -a "list" -d 'List all services on this host that this user may ask'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate rehearse help" -f -a "metrics" -d 'Print the state of a service, or of all, as metrics for Prometheus'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate rehearse help" -f -a "stop" -d 'Stop a running service, and wait until it has exited'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate rehearse help" -f -a "rollback" -d 'Give the traffic back to the old generation while the new one bakes, and wait until that is done'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate rehearse help" -f -a "keep" -d 'End a bake: the new generation becomes the service'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate rehearse help" -f -a "hold" -d 'Hold the proxy\'s connections: accept none, and let requests wait until `psflip resume`'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate rehearse help" -f -a "resume" -d 'Let held connections go on'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate rehearse help" -f -a "reopen" -d 'Open the log files of the child\'s output again, after a rotation'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate rehearse help" -f -a "watch" -d 'Give a program that replaces its own main process a stable parent, whose PID does not change'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate rehearse help" -f -a "migrate" -d 'Translate a configuration of the Go version, or how start_server and others start a service'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate rehearse help" -f -a "rehearse" -d 'Will my app survive its upgrades? Runs them in a sandbox, under load, and explains every lost request'
+complete -c psflip -n "__fish_psflip_using_subcommand help; and not __fish_seen_subcommand_from run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate rehearse help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c psflip -n "__fish_psflip_using_subcommand help; and __fish_seen_subcommand_from migrate" -f -a "start_server" -d 'Translate a command line of start_server (Perl\'s Server::Starter)'
 complete -c psflip -n "__fish_psflip_using_subcommand help; and __fish_seen_subcommand_from migrate" -f -a "spawn-fcgi" -d 'Translate a command line of spawn-fcgi'
 complete -c psflip -n "__fish_psflip_using_subcommand help; and __fish_seen_subcommand_from migrate" -f -a "supervisord" -d 'Translate a program of a configuration of supervisord'
@@ -348,5 +385,6 @@ complete -c psflip -n "__fish_psflip_using_subcommand resume" -f
 complete -c psflip -n "__fish_psflip_using_subcommand reopen" -f
 complete -c psflip -n "__fish_psflip_using_subcommand watch; and contains -- -- (commandline -opc)" -f -a "(__fish_psflip_program)"
 complete -c psflip -n "__fish_psflip_using_subcommand watch" -f
+complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -f
 complete -c psflip -n "__fish_psflip_using_subcommand help" -f
-complete -c psflip -n "__fish_psflip_using_subcommand help" -f -a "run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate help"
+complete -c psflip -n "__fish_psflip_using_subcommand help" -f -a "run check upgrade status list metrics stop rollback keep hold resume reopen watch migrate rehearse help"

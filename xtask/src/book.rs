@@ -57,6 +57,7 @@ const PAGES: &[(&str, &[(&str, &str)])] = &[
         "Operate",
         &[
             ("Deploying safely", "docs/deploying.md"),
+            ("Rehearsing upgrades", "docs/rehearse.md"),
             ("Testing your app's upgrades", "docs/testing-your-app.md"),
             ("Operations", "docs/operations.md"),
             ("Troubleshooting", "docs/troubleshooting.md"),

@@ -41,6 +41,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("init of a container", &["tini", "dumb-init"]),
     ("readers of `psflip metrics`", &["prometheus", "python3-prometheus-client"]),
     ("shells whose completions are tested, beside bash", &["zsh", "fish"]),
+    ("shows the report of a rehearsal", &["chromium"]),
     ("checks the Debian package", &["lintian"]),
     ("environments for the generator of `cargo xtask book` and for traefik", &["python3-venv"]),
     ("booted by the tests in namespaces of their own", &["systemd"]),

@@ -1,4 +1,4 @@
-//! Builds the release binary: optimized, stripped, statically linked.
+//! Builds the release binaries: optimized, stripped, statically linked.
 
 use std::env;
 use std::path::PathBuf;
@@ -6,21 +6,31 @@ use std::process::Command;
 
 use crate::{Error, repo, step};
 
-/// Builds it; returns its path.
+/// Builds psflip; returns its path.
+pub(crate) fn build_static() -> Result<PathBuf, Error> {
+    build("psflip")
+}
+
+/// Builds psflip-rehearse; returns its path.
+pub(crate) fn build_rehearse() -> Result<PathBuf, Error> {
+    build("psflip-rehearse")
+}
+
+/// One package at a time: together they would share the features of their dependencies.
 ///
 /// `--target` limits the flags to psflip: build scripts and macros can't be static.
-pub(crate) fn build_static() -> Result<PathBuf, Error> {
-    println!("==> build psflip (release, static)");
+fn build(package: &str) -> Result<PathBuf, Error> {
+    println!("==> build {package} (release, static)");
     let host = host()?;
     let target = repo::target_dir()?.join("static");
     let mut cargo = repo::cargo();
-    cargo.args(["build", "--release", "--package", "psflip", "--bin", "psflip"]);
+    cargo.args(["build", "--release", "--package", package, "--bin", package]);
     cargo.arg("--target").arg(&host).arg("--target-dir").arg(&target);
     // Not position-independent: a static PIE relocates itself at every start, and each of psflip's processes
     // would keep a copy of all tables of functions, those of the relay's libraries included. The price is that
     // the program itself is always at the same address; its stack, heap and mappings are not.
     step::run(cargo.env("RUSTFLAGS", "-C target-feature=+crt-static -C relocation-model=static"))?;
-    Ok(target.join(host).join("release/psflip"))
+    Ok(target.join(host).join("release").join(package))
 }
 
 /// The target triple of this host, such as `x86_64-unknown-linux-gnu`.

@@ -12,6 +12,7 @@ mod list;
 mod metrics;
 mod migrate;
 mod proxy_flag;
+mod rehearse;
 mod render;
 mod reopen;
 mod run;
@@ -128,6 +129,8 @@ enum Command {
     /// Give a program that replaces its own main process a stable parent, whose PID does not change
     #[command(after_help = watch::AFTER_HELP)]
     Watch(watch::WatchArgs),
+    /// Upgrade a service again and again under load, in a sandbox, and explain every lost request
+    Rehearse(rehearse::RehearseArgs),
     /// Translate a configuration of the Go version, or how start_server and others start a service
     #[command(after_help = migrate::EXAMPLES)]
     Migrate(migrate::MigrateArgs),
@@ -188,6 +191,7 @@ fn run_command() -> ExitStatus {
         Some(Command::Resume(resume)) => resume.run(),
         Some(Command::Reopen(reopen)) => reopen.run(),
         Some(Command::Watch(args)) => watch::watch(args),
+        Some(Command::Rehearse(args)) => args.run(),
         None => {
             let source = Source::File(cli.config.config);
             run::run(&run::Args { source, anchor: cli.anchor, watch: Vec::new() })

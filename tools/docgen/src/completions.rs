@@ -51,7 +51,7 @@ fn file_or_command(zsh: &str) -> String {
 
 /// psflip's command line, with what values are: told by the name of the value, and by the table of keys.
 fn command() -> Command {
-    let mut command = psflip::testing::cli::command();
+    let mut command = crate::command();
     command.build();
     command.mut_args(known).mut_subcommands(|subcommand| subcommand.mut_args(known))
 }

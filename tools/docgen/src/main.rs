@@ -57,6 +57,12 @@ fn main() -> ExitCode {
     }
 }
 
+/// psflip's command line, with that of psflip-rehearse in its place.
+fn command() -> clap::Command {
+    psflip::testing::cli::command()
+        .mut_subcommand("rehearse", |_| psflip_rehearse::command().name("rehearse"))
+}
+
 /// All generated files, in the order of their paths.
 fn files(directory: &Path) -> io::Result<Vec<File>> {
     let mut files = man::pages()?;

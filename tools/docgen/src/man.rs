@@ -23,7 +23,7 @@ fn released() -> String {
 
 /// All pages.
 pub(crate) fn pages() -> io::Result<Vec<File>> {
-    let mut command = psflip::testing::cli::command().disable_help_subcommand(true);
+    let mut command = crate::command().disable_help_subcommand(true);
     command.build();
     let subcommands: Vec<&clap::Command> = command.get_subcommands().collect();
     let mut names: Vec<String> =

@@ -109,7 +109,7 @@ fn every_subcommand_and_every_table_is_in_the_man_pages() {
             files.iter().find(|(path, _)| path == name).unwrap_or_else(|| panic!("there is no {name}"));
         String::from_utf8(text.clone()).unwrap()
     };
-    for subcommand in psflip::testing::cli::command().get_subcommands() {
+    for subcommand in crate::command().get_subcommands() {
         assert!(page(&format!("man/psflip-{}.1", subcommand.get_name())).contains(".SH NAME"));
         for shell in ["psflip.bash", "_psflip", "psflip.fish"] {
             assert!(page(&format!("completions/{shell}")).contains(subcommand.get_name()), "{shell}");

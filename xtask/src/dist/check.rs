@@ -9,13 +9,15 @@ use testkit::pidfile::named_process;
 use testkit::process::Process;
 use testkit::{Deadline, Sandbox, Signal, wait_until};
 
-use super::{deb, output};
+use super::{Binaries, deb, output};
 use crate::{Error, Outcome, repo};
 
 /// Files that the package must contain.
 const FILES: &[&str] = &[
     "usr/bin/psflip",
+    "usr/bin/psflip-rehearse",
     "usr/share/man/man1/psflip.1.gz",
+    "usr/share/man/man1/psflip-rehearse.1.gz",
     "usr/share/man/man1/psflip-check.1.gz",
     "usr/share/man/man5/psflip.toml.5.gz",
     "usr/share/bash-completion/completions/psflip",
@@ -29,12 +31,13 @@ const FILES: &[&str] = &[
     "etc/psflip",
 ];
 
-/// Runs all checks; `binary` is the one in the package.
-pub(super) fn check(binary: &Path, package: &Path) -> Outcome {
-    is_static_and_stripped(binary)?;
+/// Runs all checks; `binaries` are those in the package.
+pub(super) fn check(binaries: &Binaries, package: &Path) -> Outcome {
+    is_static_and_stripped(&binaries.psflip)?;
+    is_static_and_stripped(&binaries.rehearse)?;
     let again = package.with_file_name("again");
     fs::create_dir_all(&again)?;
-    let second = deb::make(binary, &again)?;
+    let second = deb::make(binaries, &again)?;
     if fs::read(package)? != fs::read(&second)? {
         return Err(format!(
             "`{}` and `{}` differ, made of the same files",
@@ -81,7 +84,7 @@ fn install(package: &Path, sandbox: &Sandbox) -> Result<PathBuf, Error> {
         let file = root.join(name);
         let metadata =
             fs::metadata(&file).map_err(|error| format!("the package has no `{name}`: {error}"))?;
-        let expected = if metadata.is_dir() || *name == "usr/bin/psflip" { 0o755 } else { 0o644 };
+        let expected = if metadata.is_dir() || name.starts_with("usr/bin/") { 0o755 } else { 0o644 };
         if metadata.permissions().mode() & 0o7777 != expected {
             return Err(format!("`{name}` has the mode {:o}", metadata.permissions().mode()).into());
         }

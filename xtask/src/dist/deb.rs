@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::output;
+use super::{Binaries, output};
 use crate::{Error, repo};
 
 /// Each file of the repository, its destination, and whether it is compressed by gzip (Debian policy 12.1,
@@ -24,10 +24,10 @@ const FILES: &[(&str, &str, bool)] = &[
 ];
 
 /// Makes the package in `directory`; returns its path.
-pub(super) fn make(binary: &Path, directory: &Path) -> Result<PathBuf, Error> {
+pub(super) fn make(binaries: &Binaries, directory: &Path) -> Result<PathBuf, Error> {
     let tree = directory.join("tree");
     let version = version()?;
-    fill(binary, &tree)?;
+    fill(binaries, &tree)?;
     let architecture = output(Command::new("dpkg").arg("--print-architecture"))?.trim().to_owned();
     let (mut sums, mut size) = (String::new(), 0);
     for file in files_below(&tree)? {
@@ -56,9 +56,10 @@ pub(super) fn make(binary: &Path, directory: &Path) -> Result<PathBuf, Error> {
 }
 
 /// Installs all files except the control information.
-fn fill(binary: &Path, tree: &Path) -> Result<(), Error> {
+fn fill(binaries: &Binaries, tree: &Path) -> Result<(), Error> {
     let root = repo::root();
-    install(binary, &tree.join("usr/bin/psflip"), false)?;
+    install(&binaries.psflip, &tree.join("usr/bin/psflip"), false)?;
+    install(&binaries.rehearse, &tree.join("usr/bin/psflip-rehearse"), false)?;
     for (from, to, packed) in FILES {
         let from = root.join(from);
         if from.is_dir() {

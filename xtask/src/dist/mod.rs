@@ -14,9 +14,9 @@ pub(crate) const USAGE: &str = "\
 cargo xtask dist [--check] [--binary FILE]
 
 Makes in target/dist:
-  psflip                         the static binary
-  psflip_VERSION_ARCH.deb        binary, man pages, completions, JSON Schema, template unit and examples
-  SHA256SUMS                     checksums of both
+  psflip, psflip-rehearse        the static binaries
+  psflip_VERSION_ARCH.deb        binaries, man pages, completions, JSON Schema, template unit and examples
+  SHA256SUMS                     checksums of all
 The package needs dpkg-deb and gzip, and is the same, byte for byte, for the same binary. It has no scripts: installing it
 starts and stops nothing, and a running service uses the new psflip from its next upgrade on.
 
@@ -43,11 +43,20 @@ pub(crate) fn make(binary: Option<PathBuf>, and_check: bool) -> Outcome {
     }
     fs::create_dir_all(&directory)?;
     fs::copy(&binary, directory.join("psflip"))?;
-    let package = deb::make(&binary, &directory)?;
+    let rehearse = directory.join("psflip-rehearse");
+    fs::copy(release::build_rehearse()?, &rehearse)?;
+    let binaries = Binaries { psflip: binary, rehearse };
+    let package = deb::make(&binaries, &directory)?;
     let sums = sums(&directory)?;
     print!("{sums}");
     println!("in {}", directory.display());
-    if and_check { check::check(&binary, &package) } else { Ok(()) }
+    if and_check { check::check(&binaries, &package) } else { Ok(()) }
+}
+
+/// The programs of a release.
+struct Binaries {
+    psflip: PathBuf,
+    rehearse: PathBuf,
 }
 
 /// The program that is missing to make a package on this host, if any.

@@ -1,0 +1,404 @@
+//! One client: a state machine around one connection. It never blocks; the engine calls it when its socket or
+//! its timer is ready.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::net::{
+    self, AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt,
+};
+
+use super::fcgi::Fcgi;
+use super::http::{Accepted, Http, Progress};
+use super::record::{Connection, Failed, Record, Stage};
+use super::target::{Address, Kind, Load, Protocol};
+use super::websocket::{self, Websocket};
+
+/// A client this far away can't have seen that the server has closed an idle connection: it sends its next
+/// request all the same. The load sends within microseconds, so it looks only after this time.
+const ROUND_TRIP: Duration = Duration::from_millis(100);
+/// The pause between the halves of a POST.
+const HALF_PAUSE: Duration = Duration::from_millis(100);
+/// The pause between two pings of a WebSocket.
+const PING_PAUSE: Duration = Duration::from_millis(50);
+/// The pause after a loss. A refused connection fails at once: without it, the attempts would take a whole core
+/// from the service.
+const AFTER_LOSS: Duration = Duration::from_millis(10);
+/// The pause until the next attempt while the queue of a Unix socket is full: connect(2) blocks then, or fails
+/// with EAGAIN on a non-blocking socket.
+const QUEUE_FULL: Duration = Duration::from_millis(1);
+
+/// The requests of a client, as its protocol writes them.
+#[derive(Debug)]
+enum Exchange {
+    Http(Http),
+    Fcgi(Fcgi),
+    Websocket(Websocket),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Between two requests; the next may begin at this time.
+    Idle(Instant),
+    /// The queue of the Unix socket is full.
+    QueueFull(Instant),
+    Connecting,
+    Sending,
+    /// Between the halves of a body.
+    Paused(Instant),
+    Receiving,
+}
+
+#[derive(Debug)]
+pub(crate) struct Client {
+    number: usize,
+    address: Address,
+    pub(crate) kind: Kind,
+    exchange: Exchange,
+    state: State,
+    socket: Option<OwnedFd>,
+    out: Vec<u8>,
+    sent: usize,
+    pause_at: Option<usize>,
+    input: Vec<u8>,
+    /// The requests that this connection has served.
+    served: u64,
+    began: Instant,
+    /// When the last byte was sent or received.
+    progress: Instant,
+}
+
+/// What a client needs of the engine.
+pub(crate) struct Context<'a> {
+    pub(crate) record: &'a Record,
+    pub(crate) epoll: &'a OwnedFd,
+    pub(crate) buffer: &'a mut [u8],
+    /// How long a request may make no progress.
+    pub(crate) timeout: Duration,
+}
+
+/// Whether a step of a state machine goes on at once.
+enum Step {
+    Again,
+    Wait,
+}
+
+impl Client {
+    pub(crate) fn new(number: usize, load: &Load, kind: Kind, accepted: Accepted, now: Instant) -> Self {
+        let exchange = match &load.protocol {
+            Protocol::Fcgi { script } => Exchange::Fcgi(Fcgi::new(script, kind == Kind::KeepAlive, accepted)),
+            Protocol::Http { host, path } if kind == Kind::Websocket => {
+                Exchange::Websocket(Websocket::new(host, path))
+            }
+            Protocol::Http { host, path } => Exchange::Http(Http::new(kind, host, path, accepted)),
+        };
+        Self {
+            number,
+            address: load.address.clone(),
+            kind,
+            exchange,
+            state: State::Idle(now),
+            socket: None,
+            out: Vec::new(),
+            sent: 0,
+            pause_at: None,
+            input: Vec::new(),
+            served: 0,
+            began: now,
+            progress: now,
+        }
+    }
+
+    /// Whether the next request may begin.
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        matches!(self.state, State::Idle(at) if at <= now)
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        matches!(self.state, State::Idle(_))
+    }
+
+    /// Begins a request that was due at `due`.
+    pub(crate) fn begin(&mut self, due: Instant, now: Instant, context: &mut Context<'_>) {
+        let was_idle_for = now.saturating_duration_since(self.progress);
+        (self.began, self.progress) = (due, now);
+        if self.socket.is_some() && was_idle_for > ROUND_TRIP && self.is_closed() {
+            self.close();
+        }
+        (self.sent, self.pause_at) = (0, None);
+        self.out.clear();
+        if self.socket.is_some() {
+            self.write_request();
+            self.drive(now, context);
+        } else {
+            self.connect(now, context);
+        }
+    }
+
+    fn write_request(&mut self) {
+        let is_first = self.served == 0;
+        match &mut self.exchange {
+            Exchange::Http(http) => self.pause_at = http.request(&mut self.out),
+            Exchange::Fcgi(fcgi) => fcgi.request(&mut self.out),
+            Exchange::Websocket(socket) => socket.request(is_first, &mut self.out),
+        }
+        self.state = State::Sending;
+    }
+
+    fn is_closed(&self) -> bool {
+        let mut byte = [0];
+        let peek = |socket| net::recv(socket, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        !matches!(self.socket.as_ref().map(peek), Some(Err(Errno::AGAIN)))
+    }
+
+    /// The socket is ready.
+    pub(crate) fn on_event(&mut self, now: Instant, context: &mut Context<'_>) {
+        if self.state == State::Connecting
+            && let Some(socket) = &self.socket
+        {
+            match sockopt::socket_error(socket) {
+                Ok(Ok(())) => self.write_request(),
+                Ok(Err(error)) | Err(error) => {
+                    return self.lose(now, context, failed(Stage::Connect, error));
+                }
+            }
+        }
+        self.drive(now, context);
+    }
+
+    /// Time has passed.
+    pub(crate) fn on_tick(&mut self, now: Instant, context: &mut Context<'_>) {
+        match self.state {
+            State::Idle(_) => {}
+            State::QueueFull(at) if at <= now && !self.is_overdue(now, context) => self.connect(now, context),
+            State::Paused(at) if at <= now => {
+                self.state = State::Sending;
+                self.drive(now, context);
+            }
+            State::Paused(_) => {}
+            _ if self.is_overdue(now, context) => {
+                let stage = match self.state {
+                    State::Connecting | State::QueueFull(_) => Stage::Connect,
+                    State::Sending => Stage::Send,
+                    _ => self.stage(),
+                };
+                let cause = format!("no progress for {} s", context.timeout.as_secs());
+                self.lose(now, context, Failed::new(stage, cause));
+            }
+            _ => {}
+        }
+    }
+
+    fn is_overdue(&self, now: Instant, context: &Context<'_>) -> bool {
+        now.saturating_duration_since(self.progress) >= context.timeout
+    }
+
+    fn connect(&mut self, now: Instant, context: &mut Context<'_>) {
+        match open(&self.address) {
+            Ok((socket, is_connected)) => {
+                use rustix::event::epoll::{EventData, EventFlags, add};
+                let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+                if let Err(error) = add(context.epoll, &socket, EventData::new_u64(self.number as u64), flags)
+                {
+                    return self.lose(now, context, failed(Stage::Connect, error));
+                }
+                (self.socket, self.served) = (Some(socket), 0);
+                self.input.clear();
+                if is_connected {
+                    self.write_request();
+                    self.drive(now, context);
+                } else {
+                    self.state = State::Connecting;
+                }
+            }
+            Err(Errno::AGAIN) => self.state = State::QueueFull(now + QUEUE_FULL),
+            Err(error) => self.lose(now, context, failed(Stage::Connect, error)),
+        }
+    }
+
+    fn drive(&mut self, now: Instant, context: &mut Context<'_>) {
+        loop {
+            let step = match self.state {
+                State::Sending => self.send(now, context),
+                State::Receiving | State::Paused(_) => self.receive(now, context),
+                State::Idle(_) | State::Connecting | State::QueueFull(_) => Step::Wait,
+            };
+            if matches!(step, Step::Wait) {
+                return;
+            }
+        }
+    }
+
+    fn send(&mut self, now: Instant, context: &mut Context<'_>) -> Step {
+        let Some(socket) = &self.socket else { return Step::Wait };
+        let end = self.pause_at.unwrap_or(self.out.len());
+        match net::send(socket, &self.out[self.sent..end], SendFlags::NOSIGNAL) {
+            Ok(count) => {
+                self.progress = now;
+                self.sent += count;
+                if self.sent < end {
+                    return Step::Again;
+                }
+                if self.pause_at.take().is_some() {
+                    self.state = State::Paused(now + HALF_PAUSE);
+                    return Step::Wait;
+                }
+                self.state = State::Receiving;
+                Step::Again
+            }
+            Err(Errno::AGAIN | Errno::INTR) => Step::Wait,
+            Err(error) => {
+                // The server may have answered before it closed the connection.
+                if self.read_rest(context) && matches!(self.take(true), Progress::Done { .. }) {
+                    self.succeed(now, context, false);
+                } else {
+                    self.lose(now, context, failed(Stage::Send, error));
+                }
+                Step::Wait
+            }
+        }
+    }
+
+    /// Reads what is there already. Returns whether anything was.
+    fn read_rest(&mut self, context: &mut Context<'_>) -> bool {
+        let Some(socket) = &self.socket else { return false };
+        while let Ok((count, _)) = net::recv(socket, &mut *context.buffer, RecvFlags::empty())
+            && count > 0
+        {
+            self.input.extend_from_slice(&context.buffer[..count]);
+        }
+        !self.input.is_empty()
+    }
+
+    fn receive(&mut self, now: Instant, context: &mut Context<'_>) -> Step {
+        let Some(socket) = &self.socket else { return Step::Wait };
+        let (count, end) = match net::recv(socket, &mut *context.buffer, RecvFlags::empty()) {
+            Ok((count, _)) => (count, (count == 0).then(|| "closed by the server".to_owned())),
+            Err(Errno::AGAIN | Errno::INTR) => return Step::Wait,
+            Err(error) => (0, Some(text(error))),
+        };
+        if count > 0 {
+            self.progress = now;
+            self.input.extend_from_slice(&context.buffer[..count]);
+        }
+        let is_short = count < context.buffer.len();
+        match self.take(end.is_some()) {
+            Progress::Done { reusable } => {
+                self.succeed(now, context, reusable && end.is_none());
+                Step::Wait
+            }
+            Progress::ClosedPolitely => {
+                context.record.polite_close();
+                self.close();
+                self.state = State::Idle(now);
+                Step::Wait
+            }
+            Progress::Failed(failed) => {
+                self.lose(now, context, failed);
+                Step::Wait
+            }
+            Progress::More(stage) => match end {
+                Some(cause) => {
+                    self.lose(now, context, Failed::new(stage, cause));
+                    Step::Wait
+                }
+                // Edge-triggered: a short read means that the next byte causes another event. The end does too.
+                None if is_short => Step::Wait,
+                None => Step::Again,
+            },
+        }
+    }
+
+    fn take(&mut self, is_end: bool) -> Progress {
+        match &mut self.exchange {
+            Exchange::Http(http) => http.receive(&mut self.input, is_end),
+            Exchange::Fcgi(fcgi) => fcgi.receive(&mut self.input),
+            Exchange::Websocket(socket) => socket.receive(&mut self.input),
+        }
+    }
+
+    fn stage(&mut self) -> Stage {
+        match self.take(false) {
+            Progress::More(stage) => stage,
+            Progress::Failed(failed) => failed.stage,
+            Progress::Done { .. } | Progress::ClosedPolitely => Stage::Body,
+        }
+    }
+
+    fn succeed(&mut self, now: Instant, context: &Context<'_>, reusable: bool) {
+        // After half a request, the answer came too early: the server won't read the rest.
+        let is_whole = self.sent == self.out.len();
+        context.record.success(self.number, self.began, now);
+        self.served += 1;
+        let keeps = matches!(self.kind, Kind::KeepAlive | Kind::Post | Kind::Websocket);
+        if !(keeps && reusable && is_whole) {
+            self.close();
+        }
+        let pause = if self.kind == Kind::Websocket { PING_PAUSE } else { Duration::ZERO };
+        self.state = State::Idle(now + pause);
+    }
+
+    fn lose(&mut self, now: Instant, context: &Context<'_>, failed: Failed) {
+        let connection = match self.kind {
+            Kind::New | Kind::PostHalf | Kind::Stream => Connection::Own,
+            _ if self.served == 0 => Connection::First,
+            _ => Connection::Reused,
+        };
+        context.record.loss(self.number, self.began, now, connection, failed);
+        self.close();
+        self.state = State::Idle(now + AFTER_LOSS);
+    }
+
+    /// Ends the client: a WebSocket says goodbye.
+    pub(crate) fn finish(&mut self) {
+        if let (Exchange::Websocket(_), Some(socket)) = (&self.exchange, &self.socket) {
+            // The connection is closed next, whether this arrives or not.
+            let _ = net::send(socket, &websocket::goodbye(), SendFlags::NOSIGNAL);
+        }
+        self.close();
+    }
+
+    fn close(&mut self) {
+        self.socket = None;
+        self.input.clear();
+        self.served = 0;
+    }
+}
+
+fn text(error: Errno) -> String {
+    std::io::Error::from(error).to_string()
+}
+
+fn failed(stage: Stage, error: Errno) -> Failed {
+    Failed::new(stage, text(error))
+}
+
+/// A non-blocking socket, and whether it is connected already.
+fn open(address: &Address) -> Result<(OwnedFd, bool), Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = |family| net::socket_with(family, SocketType::STREAM, flags, None);
+    let (socket, result) = match address {
+        Address::Tcp(address) => {
+            let socket = socket(if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 })?;
+            sockopt::set_tcp_nodelay(&socket, true)?;
+            let result = net::connect(&socket, address);
+            (socket, result)
+        }
+        Address::Unix(path) => {
+            let socket = socket(AddressFamily::UNIX)?;
+            let result = unix_name(path).and_then(|name| net::connect(&socket, &name));
+            (socket, result)
+        }
+    };
+    match result {
+        Ok(()) => Ok((socket, true)),
+        Err(Errno::INPROGRESS) => Ok((socket, false)),
+        Err(error) => Err(error),
+    }
+}
+
+fn unix_name(path: &Path) -> Result<SocketAddrUnix, Errno> {
+    SocketAddrUnix::new(path)
+}

@@ -1,0 +1,238 @@
+//! What the clients have seen: every request with its time, and every loss with its cause.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+/// How far a request got before it was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Stage {
+    /// No connection could be made.
+    Connect,
+    /// The connection failed while the request was sent.
+    Send,
+    /// The request was sent; no byte of an answer arrived.
+    FirstByte,
+    /// The head of the answer arrived in part.
+    Head,
+    /// The body of the answer arrived in part.
+    Body,
+    /// The answer violates the protocol.
+    Protocol,
+    /// The answer is complete, but its status says that the service failed.
+    Status,
+}
+
+/// The connection of a lost request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Connection {
+    /// Opened for this request alone.
+    Own,
+    /// A keep-alive connection, for its first request.
+    First,
+    /// A keep-alive connection that had served other requests.
+    Reused,
+}
+
+/// A completed request. Compact: a rehearsal has millions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sample {
+    /// When it completed, in microseconds since the rehearsal began.
+    pub(crate) at_us: u64,
+    /// How long it took, in microseconds.
+    pub(crate) took_us: u32,
+    /// The number of the client.
+    pub(crate) client: u16,
+    pub(crate) lost: bool,
+}
+
+/// A lost request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Loss {
+    /// When it was lost, since the rehearsal began.
+    pub(crate) at: Duration,
+    /// How long it had taken by then.
+    pub(crate) took: Duration,
+    pub(crate) client: u16,
+    pub(crate) stage: Stage,
+    pub(crate) connection: Connection,
+    pub(crate) cause: String,
+    /// The system's error, unless the peer closed the connection or a time limit passed.
+    pub(crate) status: Option<u16>,
+}
+
+/// A request that was lost, before it is known when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failed {
+    pub(crate) stage: Stage,
+    pub(crate) cause: String,
+    pub(crate) status: Option<u16>,
+}
+
+impl Failed {
+    pub(crate) fn new(stage: Stage, cause: impl Into<String>) -> Self {
+        Self { stage, cause: cause.into(), status: None }
+    }
+}
+
+/// The most requests that are kept one by one. Later ones are counted only (64 MB are enough for minutes).
+const MOST_SAMPLES: usize = 4_000_000;
+/// The most losses that are kept with their causes.
+const MOST_LOSSES: usize = 10_000;
+
+/// What one thread writes and the others read.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) began: Instant,
+    seen: Mutex<Seen>,
+    changed: Condvar,
+    is_awaited: AtomicBool,
+    /// The requests that each client has completed.
+    completed: Vec<AtomicU64>,
+    /// The answers among them that were good.
+    answered: Vec<AtomicU64>,
+}
+
+/// The samples, losses and delays so far.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) samples: Vec<Sample>,
+    pub(crate) losses: Vec<Loss>,
+    /// All lost requests, also those that are not in `losses`.
+    pub(crate) lost: u64,
+    /// All requests, also those that are not in `samples`.
+    pub(crate) requests: u64,
+    /// Connections that the server closed as its protocol provides (WebSocket's close frame).
+    pub(crate) closed_politely: u64,
+    /// How late the load itself was, in microseconds: when, and how much.
+    pub(crate) own_delays: Vec<(u64, u32)>,
+}
+
+impl Record {
+    pub(crate) fn new(began: Instant, clients: usize) -> Arc<Self> {
+        let counters = || (0..clients).map(|_| AtomicU64::new(0)).collect();
+        Arc::new(Self {
+            began,
+            seen: Mutex::default(),
+            changed: Condvar::new(),
+            is_awaited: AtomicBool::new(false),
+            completed: counters(),
+            answered: counters(),
+        })
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Microseconds since the rehearsal began.
+    pub(crate) fn micros(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.began).as_micros() as u64
+    }
+
+    pub(crate) fn success(&self, client: usize, began: Instant, now: Instant) {
+        self.sample(client, began, now, false);
+        self.answered[client].fetch_add(1, Ordering::Relaxed);
+        self.notify();
+    }
+
+    pub(crate) fn loss(
+        &self,
+        client: usize,
+        began: Instant,
+        now: Instant,
+        connection: Connection,
+        failed: Failed,
+    ) {
+        self.sample(client, began, now, true);
+        let mut seen = self.lock();
+        seen.lost += 1;
+        if seen.losses.len() < MOST_LOSSES {
+            let Failed { stage, cause, status } = failed;
+            let (at, took) =
+                (now.saturating_duration_since(self.began), now.saturating_duration_since(began));
+            seen.losses.push(Loss { at, took, client: client as u16, stage, connection, cause, status });
+        }
+        drop(seen);
+        self.notify();
+    }
+
+    fn sample(&self, client: usize, began: Instant, now: Instant, lost: bool) {
+        let took = now.saturating_duration_since(began).as_micros();
+        let took_us = u32::try_from(took).unwrap_or(u32::MAX);
+        let mut seen = self.lock();
+        seen.requests += 1;
+        if seen.samples.len() < MOST_SAMPLES {
+            seen.samples.push(Sample { at_us: self.micros(now), took_us, client: client as u16, lost });
+        }
+        drop(seen);
+        self.completed[client].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn polite_close(&self) {
+        self.lock().closed_politely += 1;
+    }
+
+    pub(crate) fn own_delay(&self, now: Instant, delay: Duration) {
+        let micros = u32::try_from(delay.as_micros()).unwrap_or(u32::MAX);
+        self.lock().own_delays.push((self.micros(now), micros));
+    }
+
+    fn notify(&self) {
+        if self.is_awaited.load(Ordering::Relaxed) {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Waits until every client has completed `count` more requests, or for `limit`. Returns the clients that
+    /// have not.
+    pub(crate) fn wait_each(&self, count: u64, limit: Duration) -> Vec<usize> {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let wanted: Vec<u64> = self.completed.iter().map(|counter| load(counter) + count).collect();
+        self.wait(limit, || {
+            let clients = self.completed.iter().zip(&wanted).enumerate();
+            clients
+                .filter(|(_, (counter, wanted))| load(counter) < **wanted)
+                .map(|(client, _)| client)
+                .collect()
+        })
+    }
+
+    /// Waits until every client has had a good answer, or for `limit`. Returns the clients that have had none.
+    pub(crate) fn wait_first_answers(&self, limit: Duration) -> Vec<usize> {
+        self.wait(limit, || {
+            let clients = self.answered.iter().enumerate();
+            clients
+                .filter(|(_, counter)| counter.load(Ordering::Relaxed) == 0)
+                .map(|(client, _)| client)
+                .collect()
+        })
+    }
+
+    /// Lets the load go on for this time.
+    pub(crate) fn wait_for(&self, time: Duration) {
+        self.wait(time, || vec![0]);
+    }
+
+    fn wait(&self, limit: Duration, missing: impl Fn() -> Vec<usize>) -> Vec<usize> {
+        let end = Instant::now() + limit;
+        self.is_awaited.store(true, Ordering::Relaxed);
+        let mut seen = self.lock();
+        let missing = loop {
+            let clients = missing();
+            let left = end.saturating_duration_since(Instant::now());
+            if clients.is_empty() || left.is_zero() {
+                break clients;
+            }
+            // The load notifies without the lock, so look again after a while even if it did just before.
+            let left = left.min(Duration::from_millis(20));
+            seen = self.changed.wait_timeout(seen, left).unwrap_or_else(PoisonError::into_inner).0;
+        };
+        self.is_awaited.store(false, Ordering::Relaxed);
+        missing
+    }
+}

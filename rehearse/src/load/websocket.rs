@@ -1,0 +1,140 @@
+//! A WebSocket client that only pings (RFC 6455): a server must answer each ping with a pong, so this works with
+//! any application.
+
+use super::http::Progress;
+use super::record::{Failed, Stage};
+
+const CLOSE: u8 = 0x8;
+const PING: u8 = 0x9;
+const PONG: u8 = 0xa;
+/// FIN, the first bit of an unfragmented frame.
+const FIN: u8 = 0x80;
+const PAYLOAD: &[u8; 8] = b"rehearse";
+/// Clients must mask frames; the key protects proxies from scripts in browsers, so any will do here.
+const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+
+/// One client's connection.
+#[derive(Debug)]
+pub(crate) struct Websocket {
+    handshake: Vec<u8>,
+    is_open: bool,
+}
+
+impl Websocket {
+    pub(crate) fn new(host: &str, path: &str) -> Self {
+        let handshake = format!(
+            "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        );
+        Self { handshake: handshake.into_bytes(), is_open: false }
+    }
+
+    /// Appends the handshake if the connection is new, or a ping.
+    pub(crate) fn request(&mut self, is_first: bool, out: &mut Vec<u8>) {
+        if is_first {
+            self.is_open = false;
+            out.extend_from_slice(&self.handshake);
+        } else {
+            frame(out, PING, PAYLOAD);
+        }
+    }
+
+    /// Takes what has arrived from `input`.
+    pub(crate) fn receive(&mut self, input: &mut Vec<u8>) -> Progress {
+        if !self.is_open {
+            return self.handshake_answer(input);
+        }
+        loop {
+            let Some((opcode, payload, length)) = parse(input) else {
+                return Progress::More(if input.is_empty() { Stage::FirstByte } else { Stage::Body });
+            };
+            let is_ours = payload == PAYLOAD;
+            input.drain(..length);
+            match opcode {
+                PONG if is_ours => return Progress::Done { reusable: true },
+                CLOSE => return Progress::ClosedPolitely,
+                _ => {}
+            }
+        }
+    }
+
+    fn handshake_answer(&mut self, input: &mut Vec<u8>) -> Progress {
+        let mut headers = [httparse::EMPTY_HEADER; 64];
+        let mut answer = httparse::Response::new(&mut headers);
+        match answer.parse(input) {
+            Ok(httparse::Status::Complete(length)) if answer.code == Some(101) => {
+                input.drain(..length);
+                self.is_open = true;
+                Progress::Done { reusable: true }
+            }
+            Ok(httparse::Status::Complete(_)) => {
+                let status = answer.code.unwrap_or_default();
+                let cause = format!("status {status} instead of 101 Switching Protocols");
+                Progress::Failed(Failed { stage: Stage::Status, cause, status: Some(status) })
+            }
+            Ok(httparse::Status::Partial) if input.is_empty() => Progress::More(Stage::FirstByte),
+            Ok(httparse::Status::Partial) => Progress::More(Stage::Head),
+            Err(error) => Progress::Failed(Failed::new(Stage::Protocol, format!("invalid HTTP: {error}"))),
+        }
+    }
+}
+
+/// The close frame of a client that leaves (status 1001).
+pub(crate) fn goodbye() -> Vec<u8> {
+    let mut out = Vec::new();
+    frame(&mut out, CLOSE, &1001_u16.to_be_bytes());
+    out
+}
+
+fn frame(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
+    out.extend_from_slice(&[FIN | opcode, 0x80 | payload.len() as u8]);
+    out.extend_from_slice(&MASK);
+    out.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+}
+
+/// The opcode, the payload and the whole length of the first frame, if it is complete.
+fn parse(input: &[u8]) -> Option<(u8, &[u8], usize)> {
+    let (&first, &second) = (input.first()?, input.get(1)?);
+    let (start, length) = match second & 0x7f {
+        126 => (4, u64::from(u16::from_be_bytes(input.get(2..4)?.try_into().ok()?))),
+        127 => (10, u64::from_be_bytes(input.get(2..10)?.try_into().ok()?)),
+        short => (2, u64::from(short)),
+    };
+    let end = start + usize::try_from(length).ok()?;
+    Some((first & 0x0f, input.get(start..end)?, end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pings_are_answered_between_other_frames() {
+        let mut socket = Websocket::new("h", "/");
+        let mut input = b"HTTP/1.1 101 Switching Protocols\r\n\r\n".to_vec();
+        assert_eq!(socket.receive(&mut input), Progress::Done { reusable: true });
+        let mut input = b"\x81\x02hi".to_vec();
+        assert_eq!(socket.receive(&mut input), Progress::More(Stage::FirstByte));
+        input.extend_from_slice(b"\x8a\x08rehearse");
+        assert_eq!(socket.receive(&mut input), Progress::Done { reusable: true });
+        assert_eq!(socket.receive(&mut b"\x88\x02\x03\xe9".to_vec()), Progress::ClosedPolitely);
+        assert_eq!(socket.receive(&mut b"\x81".to_vec()), Progress::More(Stage::Body));
+    }
+
+    #[test]
+    fn a_refused_handshake_is_a_failure() {
+        let mut socket = Websocket::new("h", "/");
+        let refused = socket.receive(&mut b"HTTP/1.1 404 Not Found\r\n\r\n".to_vec());
+        assert!(matches!(refused, Progress::Failed(failed) if failed.status == Some(404)));
+    }
+
+    #[test]
+    fn frames_of_a_client_are_masked() {
+        let mut out = Vec::new();
+        frame(&mut out, PING, PAYLOAD);
+        assert_eq!(out[..2], [0x89, 0x88]);
+        let unmasked: Vec<u8> =
+            out[6..].iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect();
+        assert_eq!(unmasked, PAYLOAD);
+    }
+}

@@ -1,0 +1,143 @@
+//! The three processes: outside, at the door, and inside of the sandbox.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::args::Args;
+use crate::exit;
+use crate::plan::{Abort, Plan};
+use crate::sandbox::{self, Files, Stage};
+use crate::{rehearsal, report};
+
+/// Prints an error as all of psflip's programs do.
+fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "psflip rehearse: {text}");
+}
+
+/// The process that the user has started. Returns its exit code.
+pub(crate) fn run(args: &Args) -> u8 {
+    match try_run(args) {
+        Ok(code) => code,
+        Err(abort) => {
+            complain(&abort.text);
+            abort.exit
+        }
+    }
+}
+
+fn try_run(args: &Args) -> Result<u8, Abort> {
+    // Errors in the configuration are found here, before anything is started.
+    let plan = Plan::new(args)?;
+    if let Some(out) = &args.out {
+        fs::create_dir_all(out)
+            .map_err(|error| Abort::failed(&format!("--out {}", out.display()), &error))?;
+    }
+    let mut files = files(args).map_err(|error| Abort::failed("the report's files", &error))?;
+    let runs_here = args.no_sandbox || (args.during.is_some() && args.service.is_none());
+    let code = if runs_here {
+        rehearse(plan, &files)
+    } else {
+        let status =
+            sandbox::run(&files, &args.pass).map_err(|error| Abort::failed("the sandbox", &error))?;
+        status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(exit::FAILED)
+    };
+    if let Some(out) = &args.out {
+        write_reports(&mut files.report, out)
+            .map_err(|error| Abort::failed(&format!("--out {}", out.display()), &error))?;
+    }
+    Ok(code)
+}
+
+/// The report is an unnamed file until it is complete; the log is written as it comes.
+fn files(args: &Args) -> io::Result<Files> {
+    let log = match &args.out {
+        Some(out) => File::create(out.join("log.txt"))?,
+        None => tempfile::tempfile()?,
+    };
+    Ok(Files { report: tempfile::tempfile()?, log })
+}
+
+fn write_reports(bundle: &mut File, out: &Path) -> io::Result<()> {
+    let mut text = String::new();
+    bundle.seek(SeekFrom::Start(0))?;
+    bundle.read_to_string(&mut text)?;
+    if text.is_empty() {
+        return Ok(()); // the rehearsal did not get so far, and has said why
+    }
+    let reports: Map<String, Value> = serde_json::from_str(&text)?;
+    for (name, content) in &reports {
+        fs::write(out.join(name), content.as_str().unwrap_or_default())?;
+    }
+    Ok(())
+}
+
+/// The process that makes the namespaces.
+pub(crate) fn enter(stage: &Stage) -> u8 {
+    sandbox::enter(stage).unwrap_or_else(|error| no_sandbox(&error))
+}
+
+fn no_sandbox(error: &sandbox::SandboxError) -> u8 {
+    complain(&format!("no sandbox is possible here: {error}"));
+    complain(
+        "run it as root, or where user namespaces are allowed (sysctl kernel.unprivileged_userns_clone, \
+         kernel.apparmor_restrict_unprivileged_userns; docker run --privileged); or on this host, while the \
+         service itself does not run: --no-sandbox",
+    );
+    exit::NO_SANDBOX
+}
+
+/// PID 1 of the sandbox.
+pub(crate) fn run_inside(stage: &Stage, args: &Args) -> u8 {
+    let files = match sandbox::set_up(stage, &args.config, &args.pass) {
+        Ok(files) => files,
+        Err(error) => return no_sandbox(&error),
+    };
+    match Plan::new(args) {
+        Ok(plan) => rehearse(plan, &files),
+        Err(abort) => {
+            complain(&abort.text);
+            abort.exit
+        }
+    }
+}
+
+/// The rehearsal, its summary and its reports.
+fn rehearse(plan: Plan, files: &Files) -> u8 {
+    let log = match files.log.try_clone() {
+        Ok(log) => log,
+        Err(error) => {
+            complain(&format!("the log: {error}"));
+            return exit::FAILED;
+        }
+    };
+    let json = plan.args.json;
+    let report = match rehearsal::run(plan, log) {
+        Ok(report) => report,
+        Err(abort) => {
+            complain(&abort.text);
+            return abort.exit;
+        }
+    };
+    let text = serde_json::to_string_pretty(&report).unwrap_or_default();
+    let summary = if json { format!("{text}\n") } else { report::terminal::summary(&report) };
+    let printed = io::stdout().write_all(summary.as_bytes());
+    let written = write_bundle(&files.report, &report, text);
+    if let Err(error) = printed.and(written) {
+        complain(&format!("the report can't be written: {error}"));
+        return exit::FAILED;
+    }
+    if report.failures.is_empty() { exit::OK } else { exit::LOST }
+}
+
+fn write_bundle(mut file: &File, report: &report::Report, json: String) -> io::Result<()> {
+    let reports = Map::from_iter([
+        ("report.html".to_owned(), Value::String(report::html::page(&json))),
+        ("junit.xml".to_owned(), Value::String(report::junit::xml(report)?)),
+        ("report.json".to_owned(), Value::String(json)),
+    ]);
+    serde_json::to_writer(&mut file, &reports)?;
+    file.flush()
+}

@@ -1,0 +1,376 @@
+//! What happens: start, first answers, upgrades under load, stop.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::exit;
+use crate::load::{Engine, Pace, Record, Settings};
+use crate::plan::{Abort, Plan, Subject};
+use crate::report::terminal::Progress;
+use crate::report::{Report, Result as UpgradeResult, Step, Upgrade};
+use crate::service::during::{self, Running};
+use crate::service::log::{Log, REHEARSAL};
+use crate::service::processes::{self, MemoryWatch, Process, Usage};
+use crate::service::psflip::{Service, StartError};
+use crate::service::reaper::{End, Reaper};
+use crate::service::versions::{Version, Versions};
+
+/// How long a service that is ready may take until it answers every kind of request: a web server beside it may
+/// still start.
+const FIRST_ANSWERS: Duration = Duration::from_secs(10);
+/// How long psflip may take to stop, whatever `shutdown.timeout` is.
+const STOP: Duration = Duration::from_secs(120);
+/// How long processes may take to vanish when psflip has exited (contract C7: milliseconds).
+const LEFTOVERS: Duration = Duration::from_secs(3);
+/// The longest time that a command of `--during` may take.
+const DURING: Duration = Duration::from_secs(15 * 60);
+
+/// What is upgraded.
+#[derive(Debug)]
+enum Subjected {
+    Psflip { service: Service, versions: Option<Versions> },
+    Other { command: String, service: Option<Running> },
+}
+
+struct Rehearsal {
+    plan: Plan,
+    clock: Clock,
+    log: Log,
+    reaper: Reaper,
+    progress: Progress,
+    subject: Subjected,
+    beside: Vec<Running>,
+    record: Arc<Record>,
+    upgrades: Vec<Upgrade>,
+    failures: Vec<String>,
+    /// How long a good child takes until it is healthy.
+    start: Duration,
+}
+
+/// Rehearses.
+///
+/// # Errors
+/// There was nothing to observe: the service did not start, or did not answer.
+pub(crate) fn run(plan: Plan, log: File) -> Result<Report, Abort> {
+    let clock = Clock::start();
+    let log = Log::new(log, clock.began);
+    let reaper = Reaper::start().map_err(|error| Abort::failed("no thread", &error))?;
+    let mut progress = Progress::new();
+    progress.line(&format!("rehearsing {}", plan.name));
+    let subject = start(&plan, &reaper, &log, clock)?;
+    let start = clock.began.elapsed();
+    let beside = plan.args.beside.iter().map(|line| Running::start(line, "beside", &reaper, &log));
+    let beside = beside.collect::<io::Result<Vec<_>>>().map_err(|error| Abort::failed("--beside", &error))?;
+    let record = Record::new(clock.began, plan.clients.len());
+    let mut rehearsal = Rehearsal {
+        plan,
+        clock,
+        log,
+        reaper,
+        progress,
+        subject,
+        beside,
+        record,
+        upgrades: Vec::new(),
+        failures: Vec::new(),
+        start,
+    };
+    rehearsal.first_answers()?;
+    let engine = rehearsal.load()?;
+    rehearsal.record.wait_for(rehearsal.plan.args.pause);
+    rehearsal.upgrade_all()?;
+    engine.finish();
+    let loaded = rehearsal.clock.now_ms();
+    let (end, left) = rehearsal.stop();
+    Ok(rehearsal.report(loaded, end, left))
+}
+
+fn start(plan: &Plan, reaper: &Reaper, log: &Log, clock: Clock) -> Result<Subjected, Abort> {
+    match &plan.subject {
+        Subject::Other { during, service } => {
+            let start = |line: &String| Running::start(line, "service", reaper, log);
+            let service = service.as_ref().map(start).transpose();
+            let service = service.map_err(|error| Abort::failed("--service", &error))?;
+            Ok(Subjected::Other { command: during.clone(), service })
+        }
+        Subject::Psflip { invocation, config } => {
+            let read = |path: &std::path::PathBuf| Versions::read(path, plan.args.next.as_deref());
+            let versions = config.as_ref().map(read).transpose();
+            let versions = versions.map_err(|error| Abort::new(exit::CONFIG, error.to_string()))?;
+            let service = Service::start(invocation, reaper, log, clock)
+                .map_err(|error| Abort::failed(&format!("`{}`", invocation.program.display()), &error))?;
+            let limit = plan.args.start_timeout;
+            service.wait_ready(limit).map_err(|error| {
+                let what = match error {
+                    StartError::Ended(end) => format!("psflip {end}"),
+                    StartError::TimeOut => {
+                        format!("it was not healthy within {} s (--start-timeout)", limit.as_secs())
+                    }
+                    StartError::Io(error) => format!("its control socket can't be used: {error}"),
+                };
+                Abort::new(
+                    exit::FAILED,
+                    format!("the service did not start: {what}. Its last lines:\n{}", log.last()),
+                )
+            })?;
+            Ok(Subjected::Psflip { service, versions })
+        }
+    }
+}
+
+impl Rehearsal {
+    fn settings(&self) -> Settings {
+        let args = &self.plan.args;
+        let pace = args.rate.map_or(Pace::Closed, Pace::Rate);
+        Settings { pace, timeout: args.timeout, accepted: args.accept }
+    }
+
+    fn load(&self) -> Result<Engine, Abort> {
+        let engine = Engine::start(&self.plan.clients, &self.settings(), &self.record);
+        engine.map_err(|error| Abort::failed("the load", &error))
+    }
+
+    /// Every client must be answered well before the first upgrade: otherwise the rehearsal would show nothing.
+    fn first_answers(&self) -> Result<(), Abort> {
+        let record = Record::new(self.clock.began, self.plan.clients.len());
+        let engine = Engine::start(&self.plan.clients, &self.settings(), &record);
+        let engine = engine.map_err(|error| Abort::failed("the load", &error))?;
+        let limit = match &self.subject {
+            Subjected::Psflip { .. } => FIRST_ANSWERS,
+            Subjected::Other { .. } => self.plan.args.start_timeout,
+        };
+        let missing = record.wait_first_answers(limit);
+        engine.finish();
+        let Some(client) = missing.first() else { return Ok(()) };
+        let (load, kind) = &self.plan.clients[*client];
+        let seen = record.lock();
+        let last = seen.losses.iter().rev().find(|loss| usize::from(loss.client) == *client);
+        let cause = last.map_or_else(|| "no answer".to_owned(), |loss| loss.cause.clone());
+        let mut text = format!(
+            "{} can't be requested ({}): {cause}. Every load must be answered before the first upgrade, within {} s",
+            load.url,
+            kind.name(),
+            limit.as_secs()
+        );
+        if last.is_some_and(|loss| loss.status.is_some()) {
+            text.push_str(". Another path? --load; or is this status good? --accept");
+        }
+        Err(Abort::new(exit::FAILED, format!("{text}. The service's last lines:\n{}", self.log.last())))
+    }
+
+    /// The versions to deploy, in this order.
+    fn versions(&self) -> Vec<Version> {
+        let args = &self.plan.args;
+        let mut versions = Vec::new();
+        for number in 0..args.flips {
+            let is_next = args.next.is_some() && number % 2 == 0;
+            versions.push(if is_next { Version::Next } else { Version::Same });
+            if !args.bad.is_empty() {
+                versions.push(Version::Bad(args.bad[number as usize % args.bad.len()]));
+            }
+        }
+        // Each of them at least once.
+        let tried = versions.iter().filter(|version| matches!(version, Version::Bad(_))).count();
+        versions.extend(args.bad.iter().skip(tried).map(|bad| Version::Bad(*bad)));
+        versions
+    }
+
+    fn upgrade_all(&mut self) -> Result<(), Abort> {
+        let versions = self.versions();
+        let count = versions.len();
+        for (index, version) in versions.into_iter().enumerate() {
+            self.upgrade(index + 1, count, version)?;
+            if let Some(end) = self.service_end() {
+                self.failures.push(format!("the service is gone after upgrade {}: it {end}", index + 1));
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn service_end(&self) -> Option<End> {
+        match &self.subject {
+            Subjected::Psflip { service, .. } => service.end(),
+            // A tool may replace the process that was started; only the clients know whether it serves.
+            Subjected::Other { .. } => None,
+        }
+    }
+
+    fn upgrade(&mut self, number: usize, count: usize, version: Version) -> Result<(), Abort> {
+        let label = format!("{number}/{count}");
+        let before = self.record.lock().requests;
+        let memory = MemoryWatch::start(own_pid(), self.beside.iter().map(|one| one.pid.as_raw()).collect());
+        let mut upgrade = self.perform(&label, version)?;
+        // Every client has met the new version, or has lost a request.
+        let limit = self.plan.args.timeout + Duration::from_secs(1);
+        let silent = self.record.wait_each(2, limit);
+        self.record.wait_for(self.plan.args.pause);
+        let peak_memory_kb = memory.finish();
+        if matches!(self.subject, Subjected::Other { .. }) {
+            // Its command may return before the upgrade is over.
+            upgrade.steps.push(Step { step: "observed".to_owned(), at_ms: self.clock.now_ms() });
+        }
+        let (psflip, child) = match &self.subject {
+            Subjected::Psflip { service, .. } => service.usage(),
+            Subjected::Other { service, .. } => {
+                let tree =
+                    service.as_ref().map(|one| processes::tree(&[one.pid.as_raw()])).unwrap_or_default();
+                (Usage::default(), processes::usage(&tree))
+            }
+        };
+        let upgrade = Upgrade { number, psflip, child, peak_memory_kb, ..upgrade };
+        self.judge(&upgrade);
+        if let Some(client) = silent.first() {
+            let (load, kind) = &self.plan.clients[*client];
+            self.failures.push(format!(
+                "after upgrade {number}, {} ({}) had no answer for {} s",
+                load.url,
+                kind.name(),
+                limit.as_secs()
+            ));
+        }
+        let seen = self.record.lock();
+        let lost = seen.losses.iter().filter(|loss| loss.at.as_secs_f64() * 1e3 >= upgrade.span().0).count();
+        self.progress.upgrade(&label, &upgrade, seen.requests - before, lost);
+        drop(seen);
+        self.upgrades.push(upgrade);
+        Ok(())
+    }
+
+    fn perform(&mut self, label: &str, version: Version) -> Result<Upgrade, Abort> {
+        let failed = |error: io::Error| Abort::failed("the upgrade", &error);
+        let (clock, log, progress) = (self.clock, &self.log, &mut self.progress);
+        log.line(REHEARSAL, &format!("upgrade {label} ({})", version.name()));
+        let performed = match &self.subject {
+            Subjected::Other { command, service } => {
+                progress.state(&format!("{label} {command}"));
+                during::upgrade(command, service.as_ref(), &self.reaper, log, clock, DURING)
+                    .map_err(failed)?
+            }
+            Subjected::Psflip { service, versions } => {
+                if let Some(versions) = versions {
+                    versions.deploy(version, self.start).map_err(failed)?;
+                }
+                let on_step = |step: &Step| {
+                    log.line(REHEARSAL, &format!("  {} at {:.1} ms", step.step, step.at_ms));
+                    progress.state(&format!("{label} {} {}", version.name(), step.step));
+                };
+                let performed = service.upgrade(on_step).map_err(failed)?;
+                if let (Some(versions), Version::Bad(_)) = (versions, version) {
+                    versions.deploy(Version::Same, self.start).map_err(failed)?;
+                }
+                performed
+            }
+        };
+        Ok(Upgrade {
+            number: 0,
+            version,
+            steps: performed.steps,
+            result: performed.result,
+            generation: performed.generation,
+            killed: performed.killed,
+            requests: 0,
+            lost: 0,
+            latency: crate::report::Latency::default(),
+            psflip: Usage::default(),
+            child: Usage::default(),
+            peak_memory_kb: 0,
+        })
+    }
+
+    /// What of an upgrade itself is wrong; lost requests are counted at the end.
+    fn judge(&mut self, upgrade: &Upgrade) {
+        let number = upgrade.number;
+        let mut fail = |text: String| self.failures.push(text);
+        match (&upgrade.result, upgrade.version) {
+            (UpgradeResult::Promoted, Version::Bad(bad)) => {
+                fail(format!(
+                    "upgrade {number}: the bad version `{}` was accepted; {}",
+                    bad.name(),
+                    bad.advice()
+                ));
+            }
+            (UpgradeResult::Failed { reason, .. }, version) if !matches!(version, Version::Bad(_)) => {
+                fail(format!("upgrade {number} ({}) failed: {reason}", version.name()));
+            }
+            _ => {}
+        }
+        if upgrade.killed {
+            fail(format!(
+                "upgrade {number}: processes of the old child had to be killed, since they did not exit within `shutdown.timeout`"
+            ));
+        }
+        if let (Some(limit), Some(took)) = (self.plan.args.max_flip, upgrade.took_ms())
+            && took > limit.as_secs_f64() * 1e3
+        {
+            fail(format!("upgrade {number} took {took:.0} ms (--max-flip)"));
+        }
+    }
+
+    /// Stops the service. Returns how it ended, and what it left.
+    fn stop(&mut self) -> (Option<String>, Vec<Process>) {
+        self.progress.state("stopping");
+        let stopped = match &self.subject {
+            Subjected::Psflip { service, .. } => Some(service.stop(STOP)),
+            Subjected::Other { service, .. } => service.as_ref().map(|service| service.stop(STOP)),
+        };
+        let own = own_pid();
+        let beside: Vec<i32> = self.beside.iter().map(|one| one.pid.as_raw()).collect();
+        let ours = processes::tree(&beside);
+        let left = || -> Vec<Process> {
+            let mut all = processes::tree(&[own]);
+            all.retain(|one| one.pid != own && !ours.iter().any(|other| other.pid == one.pid));
+            all
+        };
+        let until = std::time::Instant::now() + LEFTOVERS;
+        let mut found = left();
+        while !found.is_empty() && stopped.is_some() && std::time::Instant::now() < until {
+            self.record.wait_for(Duration::from_millis(20));
+            found = left();
+        }
+        self.beside.iter().for_each(|one| {
+            one.stop(Duration::from_secs(5));
+        });
+        let end = stopped.map(|end| {
+            end.map_or_else(
+                || format!("did not exit within {} s, and was killed", STOP.as_secs()),
+                |end| end.to_string(),
+            )
+        });
+        if matches!(stopped, Some(None)) {
+            self.failures.push(format!("the service did not stop within {} s", STOP.as_secs()));
+        }
+        if !found.is_empty() {
+            self.failures.push(format!("{} processes were left when the service had stopped", found.len()));
+            self.end_left(&found);
+        }
+        (end, found)
+    }
+
+    /// Outside of a sandbox, nothing else would.
+    fn end_left(&self, left: &[Process]) {
+        for process in left {
+            crate::service::reaper::signal(
+                nix::unistd::Pid::from_raw(process.pid),
+                nix::sys::signal::Signal::SIGKILL,
+            );
+        }
+    }
+
+    fn report(mut self, loaded_ms: f64, end: Option<String>, left: Vec<Process>) -> Report {
+        let seen = std::mem::take(&mut *self.record.lock());
+        let mut report = Report::new(&self.plan, self.clock, loaded_ms, self.upgrades, &seen);
+        (report.end, report.left) = (end, left);
+        report.failures = self.failures;
+        report.apply_limits(&self.plan.args);
+        self.progress.clear();
+        report
+    }
+}
+
+fn own_pid() -> i32 {
+    i32::try_from(std::process::id()).unwrap_or_default()
+}

@@ -1,0 +1,82 @@
+//! `--during`: a service under any other tool, upgraded by a command.
+
+use std::io;
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+use super::log::Log;
+use super::reaper::{self, End, Reaper};
+use crate::clock::Clock;
+use crate::report::{Result as UpgradeResult, Step};
+
+/// A command of `sh -c` that runs until it is stopped.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) pid: Pid,
+    _child: Child,
+    reaper: Reaper,
+}
+
+impl Running {
+    /// # Errors
+    /// There is no shell.
+    pub(crate) fn start(line: &str, name: &'static str, reaper: &Reaper, log: &Log) -> io::Result<Self> {
+        let (pid, child) = reaper.spawn(&mut shell(line, name, log)?)?;
+        Ok(Self { pid, _child: child, reaper: reaper.clone() })
+    }
+
+    /// Stops it gracefully. `None`: it has not exited within `limit`, and was killed.
+    pub(crate) fn stop(&self, limit: Duration) -> Option<End> {
+        reaper::signal(self.pid, Signal::SIGTERM);
+        let end = self.reaper.wait(self.pid, limit);
+        if end.is_none() {
+            reaper::signal(self.pid, Signal::SIGKILL);
+        }
+        end
+    }
+}
+
+fn shell(line: &str, name: &'static str, log: &Log) -> io::Result<Command> {
+    let output = log.pipe(name)?;
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", line]).stdout(output.try_clone()?).stderr(output);
+    Ok(command)
+}
+
+/// Runs the command of `--during` once, and waits until it has exited.
+///
+/// # Errors
+/// There is no shell.
+pub(crate) fn upgrade(
+    line: &str,
+    service: Option<&Running>,
+    reaper: &Reaper,
+    log: &Log,
+    clock: Clock,
+    limit: Duration,
+) -> io::Result<super::psflip::Upgrade> {
+    let mut command = shell(line, "during", log)?;
+    if let Some(service) = service {
+        command.env("SERVICE_PID", service.pid.to_string());
+    }
+    let mut steps = vec![Step { step: "requested".to_owned(), at_ms: clock.now_ms() }];
+    let (pid, _child) = reaper.spawn(&mut command)?;
+    let end = reaper.wait(pid, limit);
+    if end.is_none() {
+        reaper::signal(pid, Signal::SIGKILL);
+    }
+    let result = match end {
+        Some(End::Exited(0)) => UpgradeResult::Promoted,
+        Some(end) => UpgradeResult::Failed { reason: format!("the command {end}"), rolled_back: false },
+        None => {
+            let reason = format!("the command did not exit within {} s", limit.as_secs());
+            UpgradeResult::Failed { reason, rolled_back: false }
+        }
+    };
+    let last = if result == UpgradeResult::Promoted { "promoted" } else { "failed" };
+    steps.push(Step { step: last.to_owned(), at_ms: clock.now_ms() });
+    Ok(super::psflip::Upgrade { steps, result, generation: None, killed: false })
+}

@@ -1,0 +1,350 @@
+//! Whole rehearsals: real services, real upgrades, real losses.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::Value;
+use testkit::{Deadline, Running, Sandbox, Stream, fixture, need, need_root, psflip_bin, wait_until};
+
+/// Every service listens here: each rehearsal has a network of its own.
+const ADDRESS: (&str, u16) = ("127.0.0.1", 80);
+
+fn address() -> String {
+    format!("{}:{}", ADDRESS.0, ADDRESS.1)
+}
+
+/// A service whose versions all inherit one socket, and have a socket of their own for the health check: no
+/// request is lost.
+fn careful(sandbox: &Sandbox) {
+    let server = fixture("http-server");
+    let config = format!(
+        "cmd = ['{}', '--inherit', 'listen_fds', '--probe', 'probe-{{{{ generation() }}}}.sock']
+pidfile = 'app.pid'
+[[listen]]
+address = 'tcp://{}'
+[healthcheck.unix]
+path = 'probe-{{{{ generation() }}}}.sock'
+",
+        server.display(),
+        address()
+    );
+    sandbox.write("app.toml", config);
+}
+
+/// The same, but psflip kills it without mercy.
+fn careless(sandbox: &Sandbox) {
+    careful(sandbox);
+    let config = sandbox.read("app.toml");
+    sandbox.write("app.toml", format!("{config}[shutdown]\nsignal = 'SIGKILL'\n"));
+}
+
+const LOAD: &[&str] = &["--load", "http://127.0.0.1/", "--pause=100ms"];
+
+/// Starts a rehearsal of `app.toml`.
+#[track_caller]
+fn start(sandbox: &Sandbox, args: &[&str]) -> Arc<Running> {
+    let program = env!("CARGO_BIN_EXE_psflip-rehearse");
+    let psflip = psflip_bin();
+    let fixed = [program, "--psflip", psflip.to_str().unwrap(), "-c", "app.toml"];
+    sandbox.command(fixed.iter().chain(args)).start()
+}
+
+/// A rehearsal that was completed.
+struct Done {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Done {
+    /// The report of `--json`.
+    #[track_caller]
+    fn report(&self) -> Value {
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}\n{}", self.stdout, self.stderr))
+    }
+
+    #[track_caller]
+    fn assert_code(&self, code: i32) {
+        assert_eq!(self.code, Some(code), "{}\n{}", self.stdout, self.stderr);
+    }
+}
+
+#[track_caller]
+fn rehearse(sandbox: &Sandbox, args: &[&str]) -> Done {
+    let running = start(sandbox, args);
+    let code = running.wait_exit_by(Deadline::after(std::time::Duration::from_secs(90))).code();
+    Done { code, stdout: running.stdout(), stderr: running.stderr() }
+}
+
+/// The arguments of a load, and these.
+fn with<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    LOAD.iter().chain(more).copied().collect()
+}
+
+#[test]
+fn a_careful_server_loses_nothing_and_bad_versions_are_refused() {
+    if !need_root() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    careful(&sandbox);
+    let done = rehearse(
+        &sandbox,
+        &with(&["--flips", "2", "--bad", "crash,missing,broken", "--out", "report", "--json"]),
+    );
+    done.assert_code(0);
+    let report = done.report();
+    assert_eq!((&report["lost"], &report["failures"]), (&0.into(), &Value::Array(Vec::new())), "{report:#}");
+    assert!(report["requests"].as_u64() > Some(100), "{report:#}");
+    let upgrades: Vec<_> = report["upgrades"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|upgrade| (upgrade["version"].clone(), upgrade["bad"].clone(), upgrade["result"].clone()))
+        .collect();
+    let same = ("same".into(), Value::Null, "promoted".into());
+    let bad = |name: &str| ("bad".into(), name.into(), "failed".into());
+    assert_eq!(upgrades, [same.clone(), bad("crash"), same, bad("missing"), bad("broken")]);
+    // One clock: the steps are in their order, and requests completed during each of them.
+    let steps = report["upgrades"][0]["steps"].as_array().unwrap();
+    let names: Vec<&str> = steps.iter().map(|step| step["step"].as_str().unwrap()).collect();
+    let positions: Vec<_> = ["requested", "child", "healthy", "promoted", "gone"]
+        .iter()
+        .map(|name| names.iter().position(|step| step == name))
+        .collect();
+    assert!(positions.is_sorted() && positions.iter().all(Option::is_some), "{names:?}");
+    assert!(report["upgrades"][0]["requests"].as_u64() > Some(0), "{report:#}");
+    assert!(report["upgrades"][0]["psflip"]["descriptors"].as_u64() > Some(3), "{report:#}");
+    sandbox.assert_no_process_left();
+    // What the service wrote is gone with the sandbox; the report is there.
+    assert!(!sandbox.path("app.pid").exists() && !sandbox.path("probe-1.sock").exists());
+    assert_eq!(sandbox.read("report/report.json"), done.stdout.trim_end());
+    assert!(
+        sandbox.read("report/log.txt").contains("service ready pid="),
+        "{}",
+        sandbox.read("report/log.txt")
+    );
+    assert!(sandbox.read("report/report.html").contains("<html"));
+    // quick-junit reads what a CI system would.
+    let junit = quick_junit::Report::deserialize_from_str(&sandbox.read("report/junit.xml")).unwrap();
+    assert_eq!((junit.tests, junit.failures), (6, 0), "{junit:#?}");
+}
+
+#[test]
+fn what_a_careless_server_loses_is_explained() {
+    if !need_root() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    careless(&sandbox);
+    let slow = "new+keep-alive=http://127.0.0.1/slow?ms=20";
+    let done = rehearse(
+        &sandbox,
+        &["--load", slow, "--flips", "3", "--pause", "100ms", "--out", "report", "--json"],
+    );
+    done.assert_code(1);
+    let report = done.report();
+    assert!(report["lost"].as_u64() > Some(0), "{report:#}");
+    let losses = report["losses"].as_array().unwrap();
+    for lost in losses {
+        assert!(lost["upgrade"].is_u64() && lost["after"].is_string(), "{lost:#}");
+        assert!(["first-byte", "send", "connect"].contains(&lost["stage"].as_str().unwrap()), "{lost:#}");
+    }
+    let findings: Vec<_> =
+        report["findings"].as_array().unwrap().iter().map(|one| one["why"].as_str().unwrap()).collect();
+    assert!(findings.iter().any(|why| why.contains("that it had accepted")), "{findings:?}");
+    let junit = quick_junit::Report::deserialize_from_str(&sandbox.read("report/junit.xml")).unwrap();
+    assert!(junit.failures > 0, "{junit:#?}");
+    // The same losses are allowed if so many may be lost.
+    let done = rehearse(&sandbox, &["--load", slow, "--flips", "1", "--pause", "100ms", "--max-lost", "100"]);
+    done.assert_code(0);
+    assert!(done.stdout.starts_with("passed: "), "{}", done.stdout);
+}
+
+#[test]
+fn a_proxy_makes_the_careless_server_lose_nothing() {
+    if !need_root() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let server = fixture("http-server");
+    let config = format!(
+        "cmd = ['{}', '--tcp', '127.0.0.1:{{{{ local(\"port\") }}}}']
+locals.port = \"{{{{ free_port('20000-29999') }}}}\"
+[[proxy]]
+listen = 'tcp://{}'
+protocol = 'http'
+forward = \"127.0.0.1:{{{{ local('port') }}}}\"
+[healthcheck.tcp]
+address = \"127.0.0.1:{{{{ local('port') }}}}\"
+[shutdown]
+signal = 'SIGKILL'
+",
+        server.display(),
+        address()
+    );
+    sandbox.write("app.toml", config);
+    // The load is the proxy's address, and every kind of request.
+    let done = rehearse(
+        &sandbox,
+        &["--kinds", "new,keep-alive,post,post-half", "--flips", "3", "--pause", "100ms", "--json"],
+    );
+    done.assert_code(0);
+    let loads = done.report()["loads"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|load| load["kind"].as_str().unwrap().to_owned())
+        .collect::<Vec<_>>();
+    assert_eq!(loads, ["new", "keep-alive", "post", "post-half"]);
+}
+
+#[test]
+fn a_bad_version_that_is_accepted_fails_the_rehearsal() {
+    if !need_root() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    // A check that only looks whether the child runs.
+    careful(&sandbox);
+    let config = sandbox.read("app.toml");
+    let check = config.split_once("[healthcheck.unix]").unwrap().0.to_owned()
+        + "[healthcheck.alive]\ntimeout = '10ms'\n";
+    sandbox.write("app.toml", check);
+    let args = ["--flips", "0", "--bad", "hang", "--timeout", "1s"];
+    let done = rehearse(&sandbox, &with(&args));
+    done.assert_code(1);
+    assert!(done.stdout.contains("the bad version `hang` was accepted"), "{}", done.stdout);
+    assert!(done.stdout.contains("no byte moved"), "{}", done.stdout);
+}
+
+#[test]
+fn two_rehearsals_and_the_service_itself_run_side_by_side() {
+    if !need_root() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    careful(&sandbox);
+    // The service itself has the pidfile, but another address: tests share this host.
+    let config = sandbox.read("app.toml");
+    sandbox.write("real.toml", config.replace(&format!("tcp://{}", address()), "unix://real.sock"));
+    let real = sandbox.command([psflip_bin().to_str().unwrap(), "-c", "real.toml"]).start();
+    let pid = wait_until(Deadline::default(), "the pidfile of the service itself", || {
+        std::fs::read_to_string(sandbox.path("app.pid")).ok()
+    });
+    let both: Vec<_> = (0..2).map(|_| start(&sandbox, &with(&["--flips", "2"]))).collect();
+    for rehearsal in both {
+        assert_eq!(rehearsal.wait_exit().code(), Some(0), "{}{}", rehearsal.stdout(), rehearsal.stderr());
+    }
+    assert_eq!(sandbox.read("app.pid"), pid, "no rehearsal has touched it");
+    real.signal(testkit::Signal::SIGTERM);
+    real.wait_exit();
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn a_killed_rehearsal_leaves_nothing() {
+    if !need_root() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    careful(&sandbox);
+    let running = start(&sandbox, &with(&["--flips", "100000"]));
+    running.output().wait(Stream::Stderr, "2/100000");
+    running.signal(testkit::Signal::SIGKILL);
+    running.wait_exit();
+    sandbox.assert_no_process_left();
+    assert!(!sandbox.path("app.pid").exists());
+}
+
+#[test]
+fn another_configuration_is_the_other_side_of_each_upgrade() {
+    if !need_root() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    careful(&sandbox);
+    sandbox.write("next.toml", sandbox.read("app.toml") + "[env]\nFIXTURE_NAME = 'next'\n");
+    let done = rehearse(&sandbox, &with(&["--flips", "3", "--next", "next.toml", "--out", "report"]));
+    done.assert_code(0);
+    let log = sandbox.read("report/log.txt");
+    let names: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains(" ready pid="))
+        .map(|line| line.rsplit_once("name=").unwrap().1)
+        .collect();
+    assert_eq!(names, ["gen1", "next", "gen3", "next"], "{log}");
+}
+
+#[test]
+fn any_other_tool_can_be_rehearsed() {
+    if !need_root() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    careful(&sandbox);
+    let psflip = psflip_bin();
+    let service = format!("exec {} -c app.toml", psflip.display());
+    let during = format!("exec {} upgrade -c app.toml", psflip.display());
+    let args = ["--service", &service, "--during", &during, "--flips", "2", "--json"];
+    let done = rehearse(&sandbox, &with(&args));
+    done.assert_code(0);
+    let report = done.report();
+    assert_eq!(
+        (&report["subject"], report["upgrades"].as_array().unwrap().len()),
+        (&during.as_str().into(), 2)
+    );
+    // A command that fails is a failed upgrade.
+    let done = rehearse(&sandbox, &with(&["--service", &service, "--during", "exit 3", "--flips", "1"]));
+    done.assert_code(1);
+    assert!(done.stdout.contains("the command exited with code 3"), "{}", done.stdout);
+}
+
+#[test]
+fn an_address_outside_can_be_reached_if_it_is_passed() {
+    if !(need_root() && need("curl").is_some()) {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    careful(&sandbox);
+    let outside = sandbox
+        .command([fixture("http-server").to_str().unwrap(), "--tcp", "127.0.0.1:0", "--name", "outside"])
+        .start();
+    let line = outside.output().wait(Stream::Stdout, "listening 127.0.0.1:").text;
+    let address = line.rsplit_once(' ').unwrap().1;
+    let ask = format!("curl -s http://{address}/ > answer; cat answer >&2; exec sleep 1000");
+    let args = ["--flips", "1", "--beside", &ask, "--out", "report"];
+    rehearse(&sandbox, &with(&args)).assert_code(0);
+    assert!(!sandbox.read("report/log.txt").contains("name=outside"), "it was reached without --pass");
+    let args = [&args[..], &["--pass", address]].concat();
+    rehearse(&sandbox, &with(&args)).assert_code(0);
+    assert!(sandbox.read("report/log.txt").contains("name=outside"), "{}", sandbox.read("report/log.txt"));
+}
+
+#[test]
+fn errors_say_what_to_do() {
+    if !need_root() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    careful(&sandbox);
+    let fails = |args: &[&str], code: i32, text: &str| {
+        let done = rehearse(&sandbox, args);
+        assert_eq!(done.code, Some(code), "{args:?}: {}", done.stderr);
+        assert!(done.stderr.contains(text), "{args:?}: {}", done.stderr);
+    };
+    fails(&["--flips", "1"], 2, "what shall be requested?");
+    fails(&["--load", "https://127.0.0.1/"], 2, "no TLS");
+    let missing = ["--load", "http://127.0.0.1/status/404"];
+    fails(
+        &missing,
+        125,
+        "status 404. Every load must be answered before the first upgrade, within 10 s. Another path?",
+    );
+    sandbox.write("app.toml", "cmd = ['sh', '-c', 'echo so sorry; exit 3']\n");
+    fails(LOAD, 125, "so sorry");
+    sandbox.write("app.toml", "cmd = 7\n");
+    fails(LOAD, 78, "app.toml:1");
+    assert!(Path::new(&sandbox.path("app.toml")).exists());
+}
