@@ -13,6 +13,7 @@ mod demo;
 mod dist;
 mod docs;
 mod e2e;
+mod field;
 mod fuzz;
 mod guard;
 mod lint;
@@ -119,6 +120,12 @@ const TASKS: &[Task] = &[
         summary: "make a release: a static binary, a Debian package, checksums",
         usage: dist::USAGE,
         run: dist::run,
+    },
+    Task {
+        name: "field",
+        summary: "measure what clients lose at upgrades by psflip, and by servers' own tools",
+        usage: field::USAGE,
+        run: field::run,
     },
     Task {
         name: "bench",
