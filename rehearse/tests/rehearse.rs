@@ -7,10 +7,10 @@ use serde_json::Value;
 use testkit::{Deadline, Running, Sandbox, Stream, fixture, need, need_root, psflip_bin, wait_until};
 
 /// Every service listens here: each rehearsal has a network of its own.
-const ADDRESS: (&str, u16) = ("127.0.0.1", 80);
+const PORT: u16 = 80;
 
 fn address() -> String {
-    format!("{}:{}", ADDRESS.0, ADDRESS.1)
+    format!("127.0.0.1:{PORT}")
 }
 
 /// A service whose versions all inherit one socket, and have a socket of their own for the health check: no

@@ -77,7 +77,7 @@ fn fish(sandbox: &Sandbox, lines: &[&str]) -> Vec<String> {
 const LINES: &[(&str, &str)] = &[
     (
         "psflip ",
-        "check help hold keep list metrics migrate reopen resume rollback run status stop upgrade watch",
+        "check help hold keep list metrics migrate rehearse reopen resume rollback run status stop upgrade watch",
     ),
     ("psflip up", "upgrade"),
     ("psflip help up", "help upgrade"),
