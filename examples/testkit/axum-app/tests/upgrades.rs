@@ -12,6 +12,8 @@ const PROXY: &str = r#"
     listen   = "127.0.0.1:0"
     forward  = "127.0.0.1:{{ local('port') }}"
     protocol = "http"
+    [healthcheck.http]
+    url = "http://127.0.0.1:{{ local('port') }}/"
     [locals]
     port = "{{ free_port('20000-29999') }}"
     [env]
