@@ -50,6 +50,8 @@ struct Chosen {
 /// The services that may be chosen.
 struct Candidates {
     answers: Vec<Answered>,
+    /// The user whose services they are.
+    user: u32,
     /// Those that may not: how many belong to other users, and how many run in containers.
     other_users: usize,
     contained: usize,
@@ -97,7 +99,7 @@ impl Several {
         let left_out = candidates.left_out();
         let none = |what: &str| Trouble::new(format!("{what}; `psflip list` shows what runs{left_out}"));
         for pattern in &self.patterns {
-            let found = candidates.answers.iter().filter(|one| matches(pattern, one)).count();
+            let found = candidates.answers.iter().filter(|one| candidates.matches(pattern, one)).count();
             let hint = match Path::new(pattern).extension() {
                 Some(extension) if extension == "toml" => {
                     format!(" (a configuration is named by `-c {pattern}`)")
@@ -116,31 +118,40 @@ impl Several {
         if candidates.answers.is_empty() {
             return Err(none("there is no service of this user"));
         }
-        let is_chosen =
-            |one: &Answered| self.all || self.patterns.iter().any(|pattern| matches(pattern, one));
+        let user = candidates.user;
+        let is_chosen = |one: &Answered| {
+            self.all || self.patterns.iter().any(|pattern| matches_any(pattern, &names(one, user)))
+        };
         let chosen: Vec<Answered> = candidates.answers.into_iter().filter(is_chosen).collect();
         for one in &chosen {
             if let Err(reason) = &one.status {
                 let message = format!(
                     "the psflip of {} (pid {}) does not answer, so nothing was upgraded: {reason}",
-                    name(one),
+                    shown(one, user),
                     one.found.pid
                 );
                 return Err(Trouble::new(message));
             }
         }
-        Ok((named(chosen), if self.all { left_out } else { String::new() }))
+        Ok((named(chosen, user), if self.all { left_out } else { String::new() }))
     }
 
-    /// The services of the user, without those in containers: their files and users are others.
+    /// The services of the user, without those in containers: their files and users are others. For root, a
+    /// pattern may also name a unit of the system, whatever its user: no other user can put a process there.
     fn candidates(&self) -> Result<Candidates, Trouble> {
         let user = self.user()?;
-        let (own, others): (Vec<Found>, Vec<Found>) =
-            services().into_iter().partition(|one| one.owner == Some(user));
+        let by_unit = |one: &Found| {
+            user == 0
+                && system_unit(one).is_some_and(|unit| {
+                    self.patterns.iter().any(|pattern| matches_any(pattern, &names_of_unit(&unit)))
+                })
+        };
+        let (may, others): (Vec<Found>, Vec<Found>) =
+            services().into_iter().partition(|one| one.owner == Some(user) || by_unit(one));
         let (outside, contained): (Vec<Found>, Vec<Found>) =
-            own.into_iter().partition(|one| pid_namespace(&one.pid.to_string()) == pid_namespace("self"));
+            may.into_iter().partition(|one| pid_namespace(&one.pid.to_string()) == pid_namespace("self"));
         let answers = ask(outside, TIMEOUT);
-        Ok(Candidates { answers, other_users: others.len(), contained: contained.len() })
+        Ok(Candidates { answers, user, other_users: others.len(), contained: contained.len() })
     }
 
     fn user(&self) -> Result<u32, Trouble> {
@@ -154,6 +165,10 @@ impl Several {
 }
 
 impl Candidates {
+    fn matches(&self, pattern: &str, one: &Answered) -> bool {
+        matches_any(pattern, &names(one, self.user))
+    }
+
     fn left_out(&self) -> String {
         let mut text = String::new();
         for (count, what) in
@@ -190,26 +205,52 @@ fn name(one: &Answered) -> String {
     }
 }
 
-/// Whether the pattern matches a name of this service. `*` stands for slashes, too.
-fn matches(pattern: &str, one: &Answered) -> bool {
-    let name = name(one);
-    let socket = text::lossy(&one.found.named);
+/// The name in the output: that of `psflip list`, or of the unit for another user's service, whose status may
+/// contain any name.
+fn shown(one: &Answered, user: u32) -> String {
+    let unit = system_unit(&one.found).filter(|_| one.found.owner != Some(user));
+    unit.map_or_else(|| name(one), |unit| render::clean(&unit))
+}
+
+/// Whether the pattern matches one of the names. `*` stands for slashes, too.
+fn matches_any(pattern: &str, names: &[String]) -> bool {
+    names.iter().any(|name| text::matches(pattern.as_bytes(), name.as_bytes(), |_| true))
+}
+
+/// The names by which a pattern may choose this service. For another user than the service's only the unit
+/// counts.
+fn names(one: &Answered, user: u32) -> Vec<String> {
+    if one.found.owner.is_some_and(|owner| owner != user) {
+        return system_unit(&one.found).map(|unit| names_of_unit(&unit)).unwrap_or_default();
+    }
+    let (name, socket) = (name(one), text::lossy(&one.found.named));
     let last = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
     let unit = one.found.cgroup.as_deref().and_then(|cgroup| unit_of(&format!("0::{cgroup}")));
-    let instance = unit.as_deref().and_then(|unit| unit.strip_suffix(".service")).map(str::to_owned);
-    let names = [Some(last(&name)), Some(last(&socket)), Some(name), Some(socket), unit, instance];
-    let mut names = names.into_iter().flatten();
-    names.any(|name| text::matches(pattern.as_bytes(), name.as_bytes(), |_| true))
+    let unit = unit.map(|unit| names_of_unit(&unit)).unwrap_or_default();
+    [last(&name), last(&socket), name, socket].into_iter().chain(unit).collect()
+}
+
+/// `psflip@shop.service` and `psflip@shop`.
+fn names_of_unit(unit: &str) -> Vec<String> {
+    [unit, unit.strip_suffix(".service").unwrap_or(unit)].map(str::to_owned).into()
+}
+
+/// The service of the system's systemd that this psflip belongs to. The first unit in the path counts, since
+/// a service may be allowed to make groups below its own (`Delegate=`), and none of a user's systemd.
+fn system_unit(found: &Found) -> Option<String> {
+    let mut parts = found.cgroup.as_deref()?.split('/');
+    let first = parts.find(|part| part.ends_with(".service") || *part == "user.slice")?;
+    (first != "user.slice" && !first.starts_with("user@")).then(|| first.to_owned())
 }
 
 /// Names that several services share are replaced by the paths of their sockets.
-fn named(chosen: Vec<Answered>) -> Vec<Chosen> {
+fn named(chosen: Vec<Answered>, user: u32) -> Vec<Chosen> {
     let mut count: HashMap<String, usize> = HashMap::new();
     for one in &chosen {
-        *count.entry(name(one)).or_default() += 1;
+        *count.entry(shown(one, user)).or_default() += 1;
     }
     let one = |one: Answered| {
-        let name = Some(name(&one)).filter(|name| count[name] == 1);
+        let name = Some(shown(&one, user)).filter(|name| count[name] == 1);
         let name = name.unwrap_or_else(|| render::clean(&text::lossy(&one.found.named)));
         Chosen { name, found: one.found }
     };
@@ -263,18 +304,38 @@ mod tests {
             ("*shop*", true),
             ("", false),
         ] {
-            assert_eq!(matches(pattern, &shop), expected, "{pattern}");
+            assert_eq!(matches_any(pattern, &names(&shop, 0)), expected, "{pattern}");
         }
-        assert!(!matches("psflip@*", &answered("/run/a.sock", None)));
+        assert!(!matches_any("psflip@*", &names(&answered("/run/a.sock", None), 0)));
+    }
+
+    #[test]
+    fn of_other_users_only_units_of_the_system_are_chosen() {
+        // Contract: O6
+        for (cgroup, unit) in [
+            ("/system.slice/system-psflip.slice/psflip@a.service", "psflip@a.service"),
+            ("/system.slice/other.service/psflip@a.service", "other.service"),
+            ("/user.slice/user-7.slice/user@7.service/app.slice/psflip@a.service", ""),
+            ("/user.slice/user-7.slice/session-1.scope", ""),
+            ("/docker/1234", ""),
+        ] {
+            let mut one = answered("/run/psflip@a.service", Some(cgroup));
+            one.found.owner = Some(7);
+            assert_eq!(system_unit(&one.found).unwrap_or_default(), unit, "{cgroup}");
+            assert_eq!(matches_any("psflip@*", &names(&one, 0)), unit == "psflip@a.service", "{cgroup}");
+        }
     }
 
     #[test]
     fn services_with_the_same_name_are_told_apart_by_their_sockets() {
-        let names: Vec<String> = named(vec![answered("/a/x.sock", None), answered("/b/x.sock", None)])
-            .into_iter()
-            .map(|one| one.name)
-            .collect();
-        assert_eq!(names, ["/a/x.sock", "/b/x.sock"]);
+        let of = |socket: &str| {
+            let mut one = answered(socket, Some("/system.slice/app.service"));
+            one.found.owner = Some(7);
+            one
+        };
+        let names = |all: Vec<Answered>| named(all, 0).into_iter().map(|one| one.name).collect::<Vec<_>>();
+        assert_eq!(names(vec![of("/a.sock"), of("/b.sock")]), ["/a.sock", "/b.sock"]);
+        assert_eq!(names(vec![of("/a.sock")]), ["app.service"]);
     }
 
     #[test]

@@ -97,7 +97,7 @@ Ctrl-C stops the waiting, not the upgrade.
 
 With several services, the first upgrade that fails is the last one: the rest is named and not upgraded,
 and the exit code is that of the failure. Services in containers are left out, and those of other users
-unless root names the user by --user.
+unless root names their units, or the user by --user.
 
 Exit codes:
     0  the new generation has the traffic, or what --wait names has happened

@@ -101,6 +101,36 @@ fn the_template_runs_a_service_with_a_user_of_its_own() {
 }
 
 #[test]
+fn all_instances_of_the_template_are_upgraded_by_one_command_although_each_has_its_own_user() {
+    // Contract: O6
+    let sandbox = Sandbox::new();
+    let Some(machine) = Machine::boot_release(&sandbox, crate::RELEASE) else { return };
+    let psflip = testkit::psflip_bin();
+    assert!(machine.run(["install".into(), psflip, "/usr/bin/psflip".into()]).status.success());
+    machine.unit("psflip@.service", text("psflip@.service"));
+    let run = |script: &str| machine.run(["sh", "-e", "-c", script]);
+    let config = "cmd = [\"/bin/sleep\", \"infinity\"]\n[healthcheck.alive]\ntimeout = \"10ms\"\n";
+    let ran = run(&format!(
+        "mkdir -p /etc/psflip; for one in api web; do printf '{}' > /etc/psflip/$one.toml; done; systemctl start psflip@api psflip@web",
+        config.replace('\n', "\\n")
+    ));
+    assert!(ran.status.success(), "{ran:?}");
+    let ran = run("psflip upgrade 'psflip@*' --wait drained");
+    assert!(ran.status.success(), "{ran:?}");
+    for part in [
+        "[1/2] psflip@api.service: generation 2 is active",
+        "[2/2] psflip@web.service: generation 2 is active",
+        "2 of 2 services upgraded",
+    ] {
+        assert!(ran.stdout.contains(part), "{part} is missing: {ran:?}");
+    }
+    // Other names than those of units are chosen by the services themselves.
+    let ran = run("psflip upgrade '*.toml' || test $? = 125");
+    assert!(ran.stderr.contains("no service of this user matches `*.toml`"), "{ran:?}");
+    assert!(run("systemctl stop psflip@api psflip@web").status.success());
+}
+
+#[test]
 fn the_plain_unit_runs() {
     // Contract: U4, U8, U10
     let Some(rig) = Rig::installed("plain.service", "/run/app", "/etc/app/psflip.toml") else { return };
