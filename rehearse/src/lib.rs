@@ -7,6 +7,7 @@
 mod args;
 mod clock;
 mod exit;
+mod interrupt;
 mod load;
 mod outside;
 mod plan;

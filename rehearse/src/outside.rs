@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::args::Args;
 use crate::exit;
+use crate::interrupt::Interrupt;
 use crate::plan::{Abort, Plan};
 use crate::sandbox::{self, Files, Stage};
 use crate::{rehearsal, report};
@@ -36,9 +37,10 @@ fn try_run(args: &Args) -> Result<u8, Abort> {
             .map_err(|error| Abort::failed(&format!("--out {}", out.display()), &error))?;
     }
     let mut files = files(args).map_err(|error| Abort::failed("the report's files", &error))?;
+    let interrupt = Interrupt::take().map_err(|error| Abort::failed("sigaction", &error))?;
     let runs_here = args.no_sandbox || (args.during.is_some() && args.service.is_none());
     let code = if runs_here {
-        rehearse(plan, &files)
+        rehearse(plan, &files, interrupt)
     } else {
         let status =
             sandbox::run(&files, &args.pass).map_err(|error| Abort::failed("the sandbox", &error))?;
@@ -76,6 +78,8 @@ fn write_reports(bundle: &mut File, out: &Path) -> io::Result<()> {
 
 /// The process that makes the namespaces.
 pub(crate) fn enter(stage: &Stage) -> u8 {
+    // Ctrl-C reaches the process inside as well, which ends the rehearsal.
+    let _interrupt = Interrupt::take();
     sandbox::enter(stage).unwrap_or_else(|error| no_sandbox(&error))
 }
 
@@ -95,8 +99,9 @@ pub(crate) fn run_inside(stage: &Stage, args: &Args) -> u8 {
         Ok(files) => files,
         Err(error) => return no_sandbox(&error),
     };
-    match Plan::new(args) {
-        Ok(plan) => rehearse(plan, &files),
+    let interrupt = Interrupt::take().map_err(|error| Abort::failed("sigaction", &error));
+    match Plan::new(args).and_then(|plan| Ok((plan, interrupt?))) {
+        Ok((plan, interrupt)) => rehearse(plan, &files, interrupt),
         Err(abort) => {
             complain(&abort.text);
             abort.exit
@@ -105,7 +110,7 @@ pub(crate) fn run_inside(stage: &Stage, args: &Args) -> u8 {
 }
 
 /// The rehearsal, its summary and its reports.
-fn rehearse(plan: Plan, files: &Files) -> u8 {
+fn rehearse(plan: Plan, files: &Files, interrupt: Interrupt) -> u8 {
     let log = match files.log.try_clone() {
         Ok(log) => log,
         Err(error) => {
@@ -114,7 +119,7 @@ fn rehearse(plan: Plan, files: &Files) -> u8 {
         }
     };
     let json = plan.args.json;
-    let report = match rehearsal::run(plan, log) {
+    let report = match rehearsal::run(plan, log, interrupt) {
         Ok(report) => report,
         Err(abort) => {
             complain(&abort.text);

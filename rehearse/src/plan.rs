@@ -4,7 +4,9 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
+use tempfile::TempPath;
 use toml::{Table, Value};
 
 use crate::args::Args;
@@ -36,12 +38,12 @@ pub(crate) enum Subject {
     Psflip {
         invocation: Invocation,
         config: Option<PathBuf>,
+        /// Outside of a sandbox, `config` is a copy: versions are written to it. Dropping it removes the file.
+        #[expect(dead_code, reason = "it is there to be dropped")]
+        copy: Option<Arc<TempPath>>,
     },
     /// The command that upgrades, and the one that starts the service.
-    Other {
-        during: String,
-        service: Option<String>,
-    },
+    Other { during: String, service: Option<String> },
 }
 
 /// A rehearsal as it will be done.
@@ -94,18 +96,21 @@ fn clients(loads: &[Load], default: &[Kind], count: usize) -> Vec<(Load, Kind)> 
 
 fn psflip_subject(args: &Args) -> Result<(Subject, String, Option<Load>), Abort> {
     let program = find_psflip(args.psflip.as_deref())?;
-    let config = args.run.is_empty().then(|| args.config.clone());
-    let mut source = vec![OsString::from("-c"), args.config.clone().into_os_string()];
+    let changes = !args.bad.is_empty() || args.next.is_some();
+    let copy = (args.no_sandbox && changes && args.run.is_empty()).then(|| copy(&args.config)).transpose()?;
+    let path = copy.as_ref().map_or(args.config.clone(), |copy| copy.to_path_buf());
+    let config = args.run.is_empty().then(|| path.clone());
+    let mut source = vec![OsString::from("-c"), path.into_os_string()];
     if config.is_none() {
         source.clone_from(&args.run);
-        if !args.bad.is_empty() || args.next.is_some() {
+        if changes {
             let text = "--bad and --next change the configuration file, so they need one: `psflip check FLAGS -- COMMAND` prints it";
             return Err(Abort::new(exit::USAGE, text));
         }
     }
     let table = check(&program, &source)?;
     let name = match &config {
-        Some(path) => path.display().to_string(),
+        Some(_) => args.config.display().to_string(),
         None => args.run.iter().map(|arg| arg.to_string_lossy()).collect::<Vec<_>>().join(" "),
     };
     let (control, runtime_directory) = control(&table)?;
@@ -114,7 +119,19 @@ fn psflip_subject(args: &Args) -> Result<(Subject, String, Option<Load>), Abort>
     let args = [OsString::from("run")].into_iter().chain(source).collect();
     let invocation = Invocation { program, args, control, runtime_directory };
     let default_load = default_load(&table);
-    Ok((Subject::Psflip { invocation, config }, name, default_load))
+    Ok((Subject::Psflip { invocation, config, copy: copy.map(Arc::new) }, name, default_load))
+}
+
+/// A copy beside the configuration, so that relative paths mean the same.
+fn copy(config: &Path) -> Result<TempPath, Abort> {
+    let make = || {
+        let directory =
+            config.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let file = tempfile::Builder::new().prefix(".rehearse-").suffix(".toml").tempfile_in(directory)?;
+        std::fs::copy(config, file.path())?;
+        Ok(file.into_temp_path())
+    };
+    make().map_err(|error: io::Error| Abort::failed(&format!("a copy of `{}`", config.display()), &error))
 }
 
 /// The psflip that was named, the one beside this program, or the one in PATH.

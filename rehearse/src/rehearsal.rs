@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::exit;
+use crate::interrupt::Interrupt;
 use crate::load::{Engine, Pace, Record, Settings};
 use crate::plan::{Abort, Plan, Subject};
 use crate::report::terminal::Progress;
@@ -44,6 +45,7 @@ struct Rehearsal {
     subject: Subjected,
     beside: Vec<Running>,
     record: Arc<Record>,
+    interrupt: Interrupt,
     upgrades: Vec<Upgrade>,
     failures: Vec<String>,
     /// How long a good child takes until it is healthy.
@@ -54,7 +56,7 @@ struct Rehearsal {
 ///
 /// # Errors
 /// There was nothing to observe: the service did not start, or did not answer.
-pub(crate) fn run(plan: Plan, log: File) -> Result<Report, Abort> {
+pub(crate) fn run(plan: Plan, log: File, interrupt: Interrupt) -> Result<Report, Abort> {
     let clock = Clock::start();
     let log = Log::new(log, clock.began);
     let reaper = Reaper::start().map_err(|error| Abort::failed("no thread", &error))?;
@@ -74,6 +76,7 @@ pub(crate) fn run(plan: Plan, log: File) -> Result<Report, Abort> {
         subject,
         beside,
         record,
+        interrupt,
         upgrades: Vec::new(),
         failures: Vec::new(),
         start,
@@ -96,7 +99,7 @@ fn start(plan: &Plan, reaper: &Reaper, log: &Log, clock: Clock) -> Result<Subjec
             let service = service.map_err(|error| Abort::failed("--service", &error))?;
             Ok(Subjected::Other { command: during.clone(), service })
         }
-        Subject::Psflip { invocation, config } => {
+        Subject::Psflip { invocation, config, .. } => {
             let read = |path: &std::path::PathBuf| Versions::read(path, plan.args.next.as_deref());
             let versions = config.as_ref().map(read).transpose();
             let versions = versions.map_err(|error| Abort::new(exit::CONFIG, error.to_string()))?;
@@ -185,6 +188,10 @@ impl Rehearsal {
             self.upgrade(index + 1, count, version)?;
             if let Some(end) = self.service_end() {
                 self.failures.push(format!("the service is gone after upgrade {}: it {end}", index + 1));
+                break;
+            }
+            if self.interrupt.is_seen() {
+                self.failures.push(format!("interrupted by Ctrl-C after {} of {count} upgrades", index + 1));
                 break;
             }
         }
@@ -326,8 +333,9 @@ impl Rehearsal {
             all
         };
         let until = std::time::Instant::now() + LEFTOVERS;
-        let mut found = left();
-        while !found.is_empty() && stopped.is_some() && std::time::Instant::now() < until {
+        // A tool that upgrades a service of this host may have started it anew: that is no leftover of ours.
+        let mut found = if stopped.is_some() { left() } else { Vec::new() };
+        while !found.is_empty() && std::time::Instant::now() < until {
             self.record.wait_for(Duration::from_millis(20));
             found = left();
         }

@@ -1,5 +1,6 @@
 //! Whole rehearsals: real services, real upgrades, real losses.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -256,6 +257,47 @@ fn a_killed_rehearsal_leaves_nothing() {
     running.wait_exit();
     sandbox.assert_no_process_left();
     assert!(!sandbox.path("app.pid").exists());
+}
+
+#[test]
+fn control_c_ends_a_rehearsal_with_its_report() {
+    if !need_root() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    careful(&sandbox);
+    let running = start(&sandbox, &with(&["--flips", "100000", "--out", "report"]));
+    running.output().wait(Stream::Stderr, "2/100000");
+    // As a terminal does: all processes of the foreground group get it, and the service is not among them.
+    let group = format!("-{}", running.pid());
+    assert!(sandbox.command(["kill", "-INT", "--", &group]).start().wait_exit().success());
+    assert_eq!(running.wait_exit().code(), Some(1), "{}{}", running.stdout(), running.stderr());
+    let summary = running.stdout();
+    assert!(summary.contains("interrupted by Ctrl-C after "), "{summary}");
+    assert!(summary.starts_with("FAILED: 0 of "), "{summary}");
+    assert!(sandbox.read("report/report.json").contains("interrupted by Ctrl-C"));
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn without_a_sandbox_bad_versions_never_touch_the_configuration() {
+    let sandbox = Sandbox::new();
+    careful(&sandbox);
+    // Tests share this host.
+    let config = sandbox.read("app.toml").replace(&format!("tcp://{}", address()), "unix://app.sock");
+    let path = sandbox.write("app.toml", &config);
+    let before = std::fs::metadata(&path).unwrap();
+    let load = format!("http+unix://{}:/", sandbox.path("app.sock").display());
+    let args = ["--no-sandbox", "--load", &load, "--pause=100ms", "--flips", "1", "--bad", "crash,broken"];
+    let done = rehearse(&sandbox, &args);
+    done.assert_code(0);
+    let after = std::fs::metadata(&path).unwrap();
+    let identity = |file: &std::fs::Metadata| (file.ino(), file.modified().unwrap());
+    assert_eq!(identity(&before), identity(&after));
+    let files: Vec<_> =
+        std::fs::read_dir(sandbox.dir()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!files.iter().any(|name| name.to_string_lossy().contains("rehearse")), "{files:?}");
+    sandbox.assert_no_process_left();
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -64,7 +65,8 @@ impl Reaper {
     /// # Errors
     /// As [`Command::spawn`].
     pub(crate) fn spawn(&self, command: &mut Command) -> io::Result<(Pid, std::process::Child)> {
-        let child = command.stdin(Stdio::null()).spawn()?;
+        // In a process group of its own: Ctrl-C is for the rehearsal, which then stops the service itself.
+        let child = command.stdin(Stdio::null()).process_group(0).spawn()?;
         let pid = i32::try_from(child.id()).map(Pid::from_raw).map_err(|_| io::ErrorKind::InvalidData)?;
         self.0.lock().started += 1;
         self.0.changed.notify_all();
