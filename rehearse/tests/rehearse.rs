@@ -260,6 +260,35 @@ fn a_killed_rehearsal_leaves_nothing() {
 }
 
 #[test]
+fn a_user_without_privileges_gets_a_sandbox_too() {
+    if !need_root() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    careful(&sandbox);
+    let nobody = Some(65534);
+    std::os::unix::fs::chown(sandbox.dir(), nobody, nobody).unwrap();
+    std::os::unix::fs::chown(sandbox.path("app.toml"), nobody, nobody).unwrap();
+    let psflip = psflip_bin();
+    let program = env!("CARGO_BIN_EXE_psflip-rehearse");
+    let user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", program, "--psflip"];
+    let args = [psflip.to_str().unwrap(), "-c", "app.toml", "--flips=2", "--bad=crash"];
+    let running = sandbox.command(user.iter().chain(&args).chain(LOAD)).start();
+    let (code, stderr) = (running.wait_exit().code(), running.stderr());
+    // The kernel's configuration decides; then the user hears what to do.
+    if code == Some(77) {
+        assert!(
+            stderr.contains("no sandbox is possible here") && stderr.contains("--no-sandbox"),
+            "{stderr}"
+        );
+        return;
+    }
+    assert_eq!(code, Some(0), "{}{stderr}", running.stdout());
+    assert!(!sandbox.path("app.pid").exists());
+    sandbox.assert_no_process_left();
+}
+
+#[test]
 fn control_c_ends_a_rehearsal_with_its_report() {
     if !need_root() {
         return;
