@@ -26,6 +26,15 @@ pub fn command() -> clap::Command {
     args::Args::command()
 }
 
+/// The JSON Schema of `report.json`.
+#[cfg(feature = "schema")]
+#[must_use]
+pub fn schema() -> serde_json::Value {
+    let mut schema = schemars::schema_for!(report::Report).to_value();
+    schema["title"] = "The report of psflip rehearse".into();
+    schema
+}
+
 /// Runs the program.
 #[must_use]
 pub fn main() -> ExitCode {

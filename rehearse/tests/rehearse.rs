@@ -127,6 +127,7 @@ fn a_careful_server_loses_nothing_and_bad_versions_are_refused() {
         sandbox.read("report/log.txt")
     );
     assert!(sandbox.read("report/report.html").contains("<html"));
+    assert_valid(&sandbox, "report/report.json");
     // quick-junit reads what a CI system would.
     let junit = quick_junit::Report::deserialize_from_str(&sandbox.read("report/junit.xml")).unwrap();
     assert_eq!((junit.tests, junit.failures), (6, 0), "{junit:#?}");
@@ -152,6 +153,7 @@ fn what_a_careless_server_loses_is_explained() {
         assert!(lost["upgrade"].is_u64() && lost["after"].is_string(), "{lost:#}");
         assert!(["first-byte", "send", "connect"].contains(&lost["stage"].as_str().unwrap()), "{lost:#}");
     }
+    assert_valid(&sandbox, "report/report.json");
     let findings: Vec<_> =
         report["findings"].as_array().unwrap().iter().map(|one| one["why"].as_str().unwrap()).collect();
     assert!(findings.iter().any(|why| why.contains("that it had accepted")), "{findings:?}");
@@ -161,6 +163,21 @@ fn what_a_careless_server_loses_is_explained() {
     let done = rehearse(&sandbox, &["--load", slow, "--flips", "1", "--pause", "100ms", "--max-lost", "100"]);
     done.assert_code(0);
     assert!(done.stdout.starts_with("passed: "), "{}", done.stdout);
+}
+
+/// A real validator takes the report as its schema describes it.
+#[track_caller]
+fn assert_valid(sandbox: &Sandbox, report: &str) {
+    if need("/usr/lib/python3/dist-packages/jsonschema/__init__.py").is_none() {
+        return;
+    }
+    let schema = concat!(env!("CARGO_MANIFEST_DIR"), "/../dist/psflip-rehearse.schema.json");
+    let script = "import json, jsonschema, sys
+schema, report = (json.load(open(path)) for path in sys.argv[1:])
+jsonschema.Draft202012Validator.check_schema(schema)
+jsonschema.validate(report, schema, cls=jsonschema.Draft202012Validator)";
+    let running = sandbox.command(["/usr/bin/python3", "-c", script, schema, report]).start();
+    assert!(running.wait_exit().success(), "{}", running.stderr());
 }
 
 #[test]

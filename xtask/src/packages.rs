@@ -37,6 +37,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("ptys and sockets", &["socat"]),
     ("a container engine that the tests start for themselves", &["docker.io"]),
     ("rotates logs of an example", &["logrotate"]),
+    ("validates reports of rehearsals", &["python3-jsonschema"]),
     ("supervisors that psflip runs under", &["runit", "s6", "daemontools", "supervisor"]),
     ("init of a container", &["tini", "dumb-init"]),
     ("readers of `psflip metrics`", &["prometheus", "python3-prometheus-client"]),

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 /// How far a request got before it was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Stage {
     /// No connection could be made.
@@ -28,6 +29,7 @@ pub(crate) enum Stage {
 
 /// The connection of a lost request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Connection {
     /// Opened for this request alone.

@@ -34,6 +34,7 @@ pub(crate) enum Protocol {
 
 /// A kind of request: what is open on the connection when the server stops differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, clap::ValueEnum)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Kind {
     /// A connection for each request.

@@ -9,6 +9,7 @@ use crate::load::{Connection, Kind, Stage};
 
 /// Losses of one cause.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub(crate) struct Finding {
     pub(crate) count: usize,
     /// What the server did.
@@ -22,6 +23,7 @@ pub(crate) struct Finding {
 
 /// Losses that look the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub(crate) struct Seen {
     pub(crate) count: usize,
     pub(crate) what: String,

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 /// Percentiles of times in milliseconds; `None` without any.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub(crate) struct Latency {
     pub(crate) p50_ms: Option<f64>,
     pub(crate) p90_ms: Option<f64>,

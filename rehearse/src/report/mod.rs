@@ -22,6 +22,7 @@ pub(crate) const FORMAT: u32 = 1;
 
 /// A whole rehearsal. Times that end in `_ms` are milliseconds since it began.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub(crate) struct Report {
     pub(crate) psflip_rehearse: u32,
     pub(crate) version: &'static str,
@@ -58,6 +59,7 @@ pub(crate) struct Report {
 
 /// A `--load`.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub(crate) struct LoadReport {
     pub(crate) url: String,
     pub(crate) kind: Kind,
@@ -69,6 +71,7 @@ pub(crate) struct LoadReport {
 
 /// An upgrade.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub(crate) struct Upgrade {
     pub(crate) number: usize,
     #[serde(flatten)]
@@ -94,6 +97,7 @@ pub(crate) struct Upgrade {
 /// `gone` (the old generation) or `failed`. For other tools than psflip, `promoted` is when the command exited, and
 /// `observed` when the pause after it was over.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub(crate) struct Step {
     pub(crate) step: String,
     pub(crate) at_ms: f64,
@@ -101,6 +105,7 @@ pub(crate) struct Step {
 
 /// What became of an upgrade.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", tag = "result")]
 pub(crate) enum Result {
     Promoted,
@@ -109,6 +114,7 @@ pub(crate) enum Result {
 
 /// A lost request.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub(crate) struct LostRequest {
     pub(crate) at_ms: f64,
     pub(crate) took_ms: f64,

@@ -9,6 +9,7 @@ const MOST: u64 = 1500;
 
 /// The requests that completed in a stretch of time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub(crate) struct Bucket {
     pub(crate) at_ms: f64,
     pub(crate) width_ms: f64,

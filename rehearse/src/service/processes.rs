@@ -14,6 +14,7 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// A living process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub(crate) struct Process {
     pub(crate) pid: i32,
     #[serde(skip)]
@@ -61,6 +62,7 @@ pub(crate) fn tree(roots: &[i32]) -> Vec<Process> {
 
 /// What some processes use together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub(crate) struct Usage {
     pub(crate) processes: usize,
     /// PSS: memory that several processes share counts once. In kB.

@@ -10,6 +10,7 @@ use toml::{Table, Value};
 
 /// A bad version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Bad {
     /// The program exits with code 3 at once
@@ -51,6 +52,7 @@ impl Bad {
 
 /// A version to deploy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", tag = "version", content = "bad")]
 pub(crate) enum Version {
     /// The configuration as it is.

@@ -72,6 +72,8 @@ fn files(directory: &Path) -> io::Result<Vec<File>> {
         files.push((format!("completions/{name}"), script));
     }
     files.push(("psflip.schema.json".to_owned(), format!("{:#}\n", schema::schema()).into_bytes()));
+    let report = format!("{:#}\n", psflip_rehearse::schema());
+    files.push(("psflip-rehearse.schema.json".to_owned(), report.into_bytes()));
     files.sort();
     Ok(files)
 }

@@ -15,6 +15,7 @@ const FILES: &[(&str, &str, bool)] = &[
     ("dist/completions/_psflip", "usr/share/zsh/vendor-completions/_psflip", false),
     ("dist/completions/psflip.fish", "usr/share/fish/vendor_completions.d/psflip.fish", false),
     ("dist/psflip.schema.json", "usr/share/psflip/psflip.schema.json", false),
+    ("dist/psflip-rehearse.schema.json", "usr/share/psflip/psflip-rehearse.schema.json", false),
     ("dist/debian/changelog", "usr/share/doc/psflip/changelog", true),
     ("dist/debian/lintian-overrides", "usr/share/lintian/overrides/psflip", false),
     ("README.md", "usr/share/doc/psflip/README.md", false),
