@@ -96,25 +96,32 @@ impl Anchor {
             if let Some(speaks) = self.promoted.take_if(|_| is_tidy) {
                 renew::renew(&self, speaks);
             }
-            // The anchor has little to do, and may wait for months until the next event.
-            memory::release_startup_heap();
-            memory::release_startup_code();
-            self.wait();
+            if self.wait(Some(memory::QUIET)) {
+                // The anchor has little to do, and may wait for months until the next event.
+                memory::release_startup_heap();
+                memory::release_startup_code();
+                self.wait(None); // at once: all other code would be loaded again
+            }
         }
     }
 
-    /// Waits for an event.
-    fn wait(&self) {
+    /// Waits for an event, at most for this time. Returns whether there is none.
+    fn wait(&self, at_most: Option<Duration>) -> bool {
         let watch = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut fds = [watch(self.signals.as_fd()), watch(self.socket.as_fd())];
         let count = if self.closed { 1 } else { 2 };
-        let timeout = self.reaper.next_sweep().map_or(PollTimeout::NONE, |until| {
-            let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
-        });
+        let left = self
+            .reaper
+            .next_sweep()
+            .map(|until| until.saturating_duration_since(Instant::now()) + Duration::from_millis(1));
+        let timeout = left
+            .into_iter()
+            .chain(at_most)
+            .min()
+            .map_or(PollTimeout::NONE, |time| PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX));
         // A test can make poll fail; then it is called again. EINTR happens only under a
         // debugger: all signals are blocked.
-        let _ = seam::before(Call::Poll).and_then(|()| poll(&mut fds[..count], timeout));
+        seam::before(Call::Poll).and_then(|()| poll(&mut fds[..count], timeout)) == Ok(0)
     }
 
     /// Reads the messages of generations: all that are there, but no more than [`AT_ONCE`].

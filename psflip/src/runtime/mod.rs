@@ -250,17 +250,22 @@ impl Runtime {
         self.log_warnings();
         self.perform_all(effects);
         self.drain_queue();
-        let mut is_idle = false;
+        let mut needs_release = true;
         let mut failed_turns = 0;
         while self.machine.outcome.is_none() {
             self.wait.timers.program()?;
-            let was_idle = std::mem::replace(&mut is_idle, self.machine.state.is_idle());
-            if is_idle && !was_idle {
+            let is_idle = self.machine.state.is_idle();
+            needs_release |= !is_idle;
+            let releases = needs_release && is_idle;
+            let mut ready = self.wait.poller.wait(releases.then_some(memory::QUIET))?;
+            if releases && ready.is_empty() {
+                needs_release = false;
                 memory::release_startup_code();
+                ready = self.wait.poller.wait(None)?; // at once: all other code would be loaded again
             }
             failed_turns += 1;
             let mut failed = false;
-            for token in self.wait.poller.wait()? {
+            for token in ready {
                 match self.collect(token) {
                     // The descriptor is still ready and is read again at once. So a single failed call costs
                     // neither the service nor the exit status of one that is stopping (contract F10).

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::time::Duration;
 
 use crate::sys::seam::{self, Call};
 use nix::errno::Errno;
@@ -162,14 +163,16 @@ impl Poller {
         }
     }
 
-    /// Waits until descriptors are ready, and returns their tokens, in the order of [`Token`].
+    /// Waits until descriptors are ready, at most for this time, and returns their tokens, in the order of
+    /// [`Token`].
     ///
     /// # Errors
     /// None, if the set is valid.
-    pub(super) fn wait(&self) -> io::Result<Vec<Token>> {
+    pub(super) fn wait(&self, at_most: Option<Duration>) -> io::Result<Vec<Token>> {
+        let timeout = at_most
+            .map_or(EpollTimeout::NONE, |time| EpollTimeout::try_from(time).unwrap_or(EpollTimeout::MAX));
         let mut events = [EpollEvent::empty(); TOKENS.len()];
-        let waited =
-            seam::before(Call::EpollWait).and_then(|()| self.epoll.wait(&mut events, EpollTimeout::NONE));
+        let waited = seam::before(Call::EpollWait).and_then(|()| self.epoll.wait(&mut events, timeout));
         let count = match waited {
             Ok(count) => count,
             Err(Errno::EINTR) => 0, // from a debugger, or a stop and continue
@@ -204,9 +207,9 @@ mod tests {
         poller.watch(Token::Successor, early.as_fd()).unwrap();
         late_writer.write_all(b"x").unwrap();
         early_writer.write_all(b"x").unwrap();
-        assert_eq!(poller.wait().unwrap(), [Token::Successor, Token::Timers]);
+        assert_eq!(poller.wait(None).unwrap(), [Token::Successor, Token::Timers]);
         poller.forget(Token::Successor);
-        assert_eq!(poller.wait().unwrap(), [Token::Timers]);
+        assert_eq!(poller.wait(None).unwrap(), [Token::Timers]);
     }
 
     #[test]
@@ -216,7 +219,7 @@ mod tests {
             let (reader, mut writer) = std::io::pipe().unwrap();
             poller.watch(Token::Check, reader.as_fd()).unwrap();
             writer.write_all(b"x").unwrap();
-            assert_eq!(poller.wait().unwrap(), [Token::Check]);
+            assert_eq!(poller.wait(None).unwrap(), [Token::Check]);
         }
     }
 }

@@ -101,6 +101,31 @@ pub(crate) fn wait_rest(sandbox: &Sandbox) -> Vec<(Process, u64)> {
     })
 }
 
+/// Waits until a process of psflip waits for its next event without a time limit. It does so 0.1 s after its last
+/// work, when it has given back the memory for that.
+#[track_caller]
+pub(crate) fn wait_idle(process: Process) {
+    wait_until(Deadline::default(), format!("process {process} to be idle"), || {
+        // The number of the system call and its arguments, in hexadecimal: proc_pid_syscall(5).
+        let text = std::fs::read_to_string(format!("/proc/{process}/syscall")).ok()?;
+        let mut words = text.split_ascii_whitespace();
+        let call: i64 = words.next()?.parse().ok()?; // not while it runs
+        let arguments: Vec<_> =
+            words.map_while(|word| u64::from_str_radix(word.strip_prefix("0x")?, 16).ok()).collect();
+        let no_limit = u64::from(u32::MAX);
+        let waits = match call {
+            libc::SYS_epoll_pwait => arguments.get(3)? & no_limit == no_limit,
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_epoll_wait => arguments.get(3)? & no_limit == no_limit,
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_poll => arguments.get(2)? & no_limit == no_limit,
+            libc::SYS_ppoll => *arguments.get(2)? == 0,
+            _ => false,
+        };
+        waits.then_some(())
+    });
+}
+
 /// Stops a process and waits until it is stopped.
 #[track_caller]
 pub(crate) fn freeze(process: Process) {

@@ -157,7 +157,7 @@ const MOST_REAPED: usize = 64;
 
 impl Keeper<'_> {
     fn run(mut self) -> ! {
-        let mut is_new = true;
+        let mut is_new = true; // it has the code of its start
         loop {
             while let Ok(Some(_)) = self.signals.next() {}
             self.reap();
@@ -168,24 +168,32 @@ impl Keeper<'_> {
             if let Some(killing) = &mut self.killing {
                 killing.go_on();
             }
-            if std::mem::take(&mut is_new) {
+            if is_new {
+                if !self.wait(Some(memory::QUIET)) {
+                    continue;
+                }
+                is_new = false;
                 memory::release_startup_code(); // it runs for as long as the service does
             }
-            self.wait();
+            self.wait(None); // at once: other code would be loaded again
         }
     }
 
-    /// Waits for an event.
-    fn wait(&self) {
+    /// Waits for an event, at most for this time. Returns whether there is none.
+    fn wait(&self, at_most: Option<Duration>) -> bool {
         let watch = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut fds =
             [watch(self.psflip_socket.as_fd()), watch(self.psflip.as_fd()), watch(self.signals.as_fd())];
-        let timeout = self.killing.as_ref().and_then(Killing::next_look).map_or(PollTimeout::NONE, |until| {
-            let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
-        });
+        let next_look = self.killing.as_ref().and_then(Killing::next_look);
+        let left =
+            next_look.map(|until| until.saturating_duration_since(Instant::now()) + Duration::from_millis(1));
+        let timeout = left
+            .into_iter()
+            .chain(at_most)
+            .min()
+            .map_or(PollTimeout::NONE, |time| PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX));
         // A test can make poll fail; then it is called again.
-        let _ = seam::before(Call::Poll).and_then(|()| poll(&mut fds, timeout));
+        seam::before(Call::Poll).and_then(|()| poll(&mut fds, timeout)) == Ok(0)
     }
 
     fn reap(&mut self) {

@@ -14,7 +14,7 @@ use testkit::{
     fixture, psflip_bin, wait_until,
 };
 
-use crate::service::{AT_ONCE, Service, configure, psflip, script, wait_rest};
+use crate::service::{AT_ONCE, Service, configure, psflip, script, wait_idle, wait_rest};
 
 /// The process name that psflip gives to the anchor.
 pub(crate) const NAME: &str = "psflip: anchor";
@@ -201,7 +201,12 @@ fn an_idle_anchor_does_not_wake_up() {
     let sandbox = Sandbox::new();
     let psflip = anchored(psflip(&sandbox, &["/bin/sleep", "infinity"], AT_ONCE)).start().wait_ready();
     let anchor = anchor_of(&psflip);
+    let old = psflip.active();
     psflip.flip();
+    psflip.wait_gone(old);
+    for process in [anchor, psflip.active(), psflip.child().parent().unwrap()] {
+        wait_idle(process);
+    }
     let before = wait_rest(&sandbox);
     assert!(before.iter().any(|(process, _)| *process == anchor));
     let idle = sandbox.command(["sleep", "2"]).start();

@@ -5,7 +5,7 @@ use testkit::{Deadline, Process, Signal, psflip_bin, wait_until};
 
 use super::super::rig::{Outcome, Rig};
 use super::faults::{attach, end_strace, keeper, trace};
-use crate::service::script;
+use crate::service::{script, wait_idle};
 
 /// The process whose system calls fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +71,9 @@ impl Traced {
 /// Requests an upgrade, with strace attached where the role requires it.
 #[track_caller]
 fn trace_upgrade(rig: &Rig, role: Role, options: &[&str], old: Process) {
+    // So that the same calls follow each time.
+    wait_idle(old);
+    wait_idle(keeper(old));
     match role {
         Role::Old => {
             attach_to(rig, old, options);
