@@ -244,7 +244,11 @@ impl Runtime {
 
     fn run(&mut self, effects: Vec<Effect>) -> io::Result<()> {
         self.report_start()?;
-        self.managers.anchor.report_start(self.plan.shutdown.orphans == Orphans::Leave);
+        // The first generation is a fork of the anchor, and need not wake it to report what it knows.
+        let leaves = self.plan.shutdown.orphans == Orphans::Leave;
+        if leaves || self.handover.predecessor.is_some() {
+            self.managers.anchor.report_start(leaves);
+        }
         let time = self.precheck() + self.plan.upgrade.timeout + self.promotion() + self.grace();
         self.managers.begin(time, &mut self.wait);
         self.log_warnings();

@@ -229,18 +229,19 @@ impl Runtime {
             .with_streams(streams)
             .with_lease(self.handover.lease().map_err(|error| error.to_string())?);
         // It may have to start again, when a deploy has moved a symlink such as `current` (contract E3). Also
-        // if only the next configuration says that no two children run (E6).
+        // if only the next configuration says that no two children run (E6). The look-up runs while the
+        // keeper starts the child, which need not wait for it.
         let launch = match &self.child.place {
             Some(place) => launch.at(place),
-            None => {
-                let workdir = self.plan.workdir.as_deref();
-                self.child.place = Place::of(self.plan.argv(), &self.child.envp, workdir);
-                launch
-            }
+            None => launch,
         };
         self.child
             .start(launch, &self.plan, &mut self.wait)
-            .map_err(|error| format!("can't start `{}`: {error}", self.plan.cmd[0]))
+            .map_err(|error| format!("can't start `{}`: {error}", self.plan.cmd[0]))?;
+        if self.child.place.is_none() {
+            self.child.place = Place::of(self.plan.argv(), &self.child.envp, self.plan.workdir.as_deref());
+        }
+        Ok(())
     }
 
     fn start_probing(&mut self) {

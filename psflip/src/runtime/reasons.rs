@@ -149,7 +149,8 @@ impl Reasons {
     /// The child has exited with 0, without a stop request. This looks at leftover processes now, before they
     /// are stopped, too.
     pub(super) fn look_for_background(&mut self, child: &Child, plan: &Plan) {
-        let Some(keeper) = child.tree.as_ref().map(Tree::keeper_pid) else { return };
+        let tree = child.tree.as_ref().filter(|tree| tree.left_processes());
+        let Some(keeper) = tree.map(Tree::keeper_pid) else { return };
         let Some(pid) = tree::children(keeper).first().copied() else { return };
         let name = tree::name_of(pid).unwrap_or_default();
         let program = plan.cmd[0].rsplit('/').next().unwrap_or_default();

@@ -46,7 +46,6 @@ pub fn fork() -> io::Result<Fork> {
 /// The inner one is what `become_program` returned; the new process is reaped then. The outer one is
 /// clone(2)'s: EAGAIN, EMFILE, ENFILE, ENOMEM.
 pub fn spawn<E>(become_program: impl FnOnce() -> E) -> io::Result<Result<(u32, PidFd), E>> {
-    const STACK: usize = 256 * 1024; // untouched pages cost nothing
     struct Shared<F, E> {
         become_program: Option<F>,
         failure: Option<E>,
@@ -62,8 +61,7 @@ pub fn spawn<E>(become_program: impl FnOnce() -> E) -> io::Result<Result<(u32, P
         start::<F, E>
     }
     seam::before(Call::Clone)?;
-    let mut stack = Vec::<u128>::with_capacity(STACK / size_of::<u128>());
-    let top = stack.spare_capacity_mut().as_mut_ptr_range().end;
+    let stack = Stack::new()?;
     let mut shared = Shared { become_program: Some(become_program), failure: None };
     let start = start_of(&shared);
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
@@ -73,7 +71,7 @@ pub fn spawn<E>(become_program: impl FnOnce() -> E) -> io::Result<Result<(u32, P
     // them at a time. The new one has a stack of its own, aligned and large enough, and leaves `start` by
     // exec or exit only. Dispositions, mask, descriptors and the working directory are its own copies.
     // CLONE_PIDFD: the kernel writes one integer through the last argument.
-    let result = unsafe { libc::clone(start, top.cast(), flags, (&raw mut shared).cast(), &raw mut pidfd) };
+    let result = unsafe { libc::clone(start, stack.top(), flags, (&raw mut shared).cast(), &raw mut pidfd) };
     let pid = cerr(result)?.cast_unsigned();
     // SAFETY: the kernel has just given us this descriptor, which is close-on-exec; nobody else owns it.
     let pidfd = PidFd::from_owned(unsafe { OwnedFd::from_raw_fd(pidfd) });
@@ -83,6 +81,34 @@ pub fn spawn<E>(become_program: impl FnOnce() -> E) -> io::Result<Result<(u32, P
             wait::waitid(libc::P_PID, pid, libc::WEXITED)?;
             Ok(Err(failure))
         }
+    }
+}
+
+/// Memory for the stack of a process that shares this one's. It does not come from the heap: so large a
+/// request would tidy up the whole heap first, and a keeper would copy every page that this writes to.
+struct Stack(*mut libc::c_void);
+
+impl Stack {
+    /// Its size in bytes. Untouched pages cost nothing.
+    const SIZE: usize = 256 * 1024;
+
+    fn new() -> io::Result<Self> {
+        let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), Self::SIZE, access, kind, -1, 0) };
+        if start == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Self(start)) }
+    }
+
+    /// Its end, from which a stack grows down.
+    fn top(&self) -> *mut libc::c_void {
+        self.0.wrapping_byte_add(Self::SIZE)
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: it is this mapping, which only the process that has executed a program or exited has used.
+        unsafe { libc::munmap(self.0, Self::SIZE) };
     }
 }
 

@@ -212,7 +212,9 @@ impl Keeper<'_> {
                 // Once the child has exited, its pid may belong to another process.
                 Ok(Some(change)) if change.pid == self.child && !self.child_exited => {
                     self.child_exited = change.exit_status().is_some();
-                    report(self.psflip_socket, &change_bytes(change.kind), &[]);
+                    let [kind, value] = change_bytes(change.kind);
+                    let left = self.child_exited && wait::has_children();
+                    report(self.psflip_socket, &[kind, value, u8::from(left)], &[]);
                 }
                 Ok(Some(change)) if self.reports_all => {
                     let [a, b, c, d] = change.pid.to_ne_bytes();

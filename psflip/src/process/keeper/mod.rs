@@ -78,6 +78,8 @@ pub struct Tree {
     waiting: Vec<(Received, Reach)>,
     /// The child's exit was reported.
     exit_reported: bool,
+    /// The child has left processes behind when it exited.
+    left_processes: bool,
     /// The child has exited, and its keeper must report that before this time.
     late: Option<Instant>,
     over: bool,
@@ -120,6 +122,7 @@ impl Tree {
                     child: None,
                     waiting: Vec::new(),
                     exit_reported: false,
+                    left_processes: false,
                     late: None,
                     over: false,
                 })
@@ -157,6 +160,12 @@ impl Tree {
     #[must_use]
     pub fn has_reported_exit(&self) -> bool {
         self.exit_reported || self.over
+    }
+
+    /// Whether other processes of the tree were there when the child had exited.
+    #[must_use]
+    pub fn left_processes(&self) -> bool {
+        self.left_processes
     }
 
     /// Makes sure that the child's exit is reported. Call it when all reports have been read.
@@ -253,9 +262,9 @@ impl Tree {
                     error,
                 }))
             }
-            [kind @ (b'x' | b's' | b'T' | b'C'), value] => Some(match change_kind(kind, value)? {
+            [kind @ (b'x' | b's' | b'T' | b'C'), value, left] => Some(match change_kind(kind, value)? {
                 ChangeKind::Exited(end) => {
-                    self.exit_reported = true;
+                    (self.exit_reported, self.left_processes) = (true, left == 1);
                     Report::Exited(end)
                 }
                 ChangeKind::Stopped(signal) => Report::Stopped(signal),
