@@ -44,7 +44,11 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("shells whose completions are tested, beside bash", &["zsh", "fish"]),
     ("shows the report of a rehearsal", &["chromium"]),
     ("checks the Debian package", &["lintian"]),
-    ("environments for the generator of `cargo xtask book` and for traefik", &["python3-venv"]),
+    (
+        "environments for the generator of `cargo xtask book`, for traefik and for the pytest plugin",
+        &["python3-venv"],
+    ),
+    ("tests of teams that write Python and shell scripts", &["python3-pytest", "bats"]),
     ("booted by the tests in namespaces of their own", &["systemd"]),
 ];
 
