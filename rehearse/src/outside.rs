@@ -13,6 +13,9 @@ use crate::plan::{Abort, Plan};
 use crate::sandbox::{self, Files, Stage};
 use crate::{rehearsal, report};
 
+/// What `--out` gets, besides the log.
+const REPORTS: [&str; 3] = ["report.html", "report.json", "junit.xml"];
+
 /// Prints an error as all of psflip's programs do.
 fn complain(text: &str) {
     let _ = writeln!(io::stderr(), "psflip rehearse: {text}");
@@ -33,8 +36,8 @@ fn try_run(args: &Args) -> Result<u8, Abort> {
     // Errors in the configuration are found here, before anything is started.
     let plan = Plan::new(args)?;
     if let Some(out) = &args.out {
-        fs::create_dir_all(out)
-            .map_err(|error| Abort::failed(&format!("--out {}", out.display()), &error))?;
+        let made = fs::create_dir_all(out).and_then(|()| remove_reports(out));
+        made.map_err(|error| Abort::failed(&format!("--out {}", out.display()), &error))?;
     }
     let mut files = files(args).map_err(|error| Abort::failed("the report's files", &error))?;
     let interrupt = Interrupt::take().map_err(|error| Abort::failed("sigaction", &error))?;
@@ -44,6 +47,9 @@ fn try_run(args: &Args) -> Result<u8, Abort> {
     } else {
         let status =
             sandbox::run(&files, &args.pass).map_err(|error| Abort::failed("the sandbox", &error))?;
+        if status.code().is_none() {
+            complain(&format!("the sandbox was killed: {status} (out of memory?)"));
+        }
         status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(exit::FAILED)
     };
     if let Some(out) = &args.out {
@@ -51,6 +57,17 @@ fn try_run(args: &Args) -> Result<u8, Abort> {
             .map_err(|error| Abort::failed(&format!("--out {}", out.display()), &error))?;
     }
     Ok(code)
+}
+
+/// Those of an earlier rehearsal must not be taken for this one's.
+fn remove_reports(out: &Path) -> io::Result<()> {
+    for name in REPORTS {
+        match fs::remove_file(out.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The report is an unnamed file until it is complete; the log is written as it comes.
@@ -67,7 +84,8 @@ fn write_reports(bundle: &mut File, out: &Path) -> io::Result<()> {
     bundle.seek(SeekFrom::Start(0))?;
     bundle.read_to_string(&mut text)?;
     if text.is_empty() {
-        return Ok(()); // the rehearsal did not get so far, and has said why
+        // The rehearsal did not get so far, and has said why; a CI system reads only this.
+        return fs::write(out.join("junit.xml"), report::junit::of_abort()?);
     }
     let reports: Map<String, Value> = serde_json::from_str(&text)?;
     for (name, content) in &reports {

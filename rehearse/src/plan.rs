@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use tempfile::TempPath;
+use tempfile::{TempDir, TempPath};
 use toml::{Table, Value};
 
 use crate::args::Args;
@@ -166,7 +166,7 @@ fn check(program: &Path, source: &[OsString]) -> Result<Table, Abort> {
 }
 
 /// Where psflip's control socket is, and RUNTIME_DIRECTORY if that makes it.
-fn control(table: &Table) -> Result<(PathBuf, Option<PathBuf>), Abort> {
+fn control(table: &Table) -> Result<(PathBuf, Option<Arc<TempDir>>), Abort> {
     let socket = table.get("control").and_then(|control| control.get("socket"));
     match (socket, table.get("pidfile").and_then(Value::as_str)) {
         (Some(Value::String(path)), _) => Ok((path.into(), None)),
@@ -176,8 +176,10 @@ fn control(table: &Table) -> Result<(PathBuf, Option<PathBuf>), Abort> {
         )),
         (None, Some(pidfile)) => Ok((format!("{pidfile}.sock").into(), None)),
         (None, None) => {
-            let directory = std::env::temp_dir().join(format!("psflip-rehearse-{}", std::process::id()));
-            Ok((directory.join("psflip.sock"), Some(directory)))
+            let directory = tempfile::Builder::new().prefix("psflip-rehearse-").tempdir();
+            let directory =
+                directory.map_err(|error| Abort::failed("a directory for the control socket", &error))?;
+            Ok((directory.path().join("psflip.sock"), Some(Arc::new(directory))))
         }
     }
 }

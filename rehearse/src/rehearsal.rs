@@ -5,6 +5,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
 use crate::clock::Clock;
 use crate::exit;
 use crate::interrupt::Interrupt;
@@ -16,7 +19,7 @@ use crate::service::during::{self, Running};
 use crate::service::log::{Log, REHEARSAL};
 use crate::service::processes::{self, MemoryWatch, Process, Usage};
 use crate::service::psflip::{Service, StartError};
-use crate::service::reaper::{End, Reaper};
+use crate::service::reaper::{self, End, Reaper};
 use crate::service::versions::{Version, Versions};
 
 /// How long a service that is ready may take until it answers every kind of request: a web server beside it may
@@ -62,16 +65,34 @@ pub(crate) fn run(plan: Plan, log: File, interrupt: Interrupt) -> Result<Report,
     let reaper = Reaper::start().map_err(|error| Abort::failed("no thread", &error))?;
     let mut progress = Progress::new();
     progress.line(&format!("rehearsing {}", plan.name));
-    let subject = start(&plan, &reaper, &log, clock)?;
+    progress.state("starting the service");
+    // Only a service of this host, which `--during` upgrades, outlives the rehearsal.
+    let is_ours = !matches!(&plan.subject, Subject::Other { service: None, .. });
+    let rehearsed = rehearse(plan, log, interrupt, clock, &reaper, progress);
+    if rehearsed.is_err() && is_ours {
+        end_all();
+    }
+    rehearsed
+}
+
+fn rehearse(
+    plan: Plan,
+    log: Log,
+    interrupt: Interrupt,
+    clock: Clock,
+    reaper: &Reaper,
+    progress: Progress,
+) -> Result<Report, Abort> {
+    let subject = start(&plan, reaper, &log, clock)?;
     let start = clock.began.elapsed();
-    let beside = plan.args.beside.iter().map(|line| Running::start(line, "beside", &reaper, &log));
+    let beside = plan.args.beside.iter().map(|line| Running::start(line, "beside", reaper, &log));
     let beside = beside.collect::<io::Result<Vec<_>>>().map_err(|error| Abort::failed("--beside", &error))?;
     let record = Record::new(clock.began, plan.clients.len());
     let mut rehearsal = Rehearsal {
         plan,
         clock,
         log,
-        reaper,
+        reaper: reaper.clone(),
         progress,
         subject,
         beside,
@@ -81,11 +102,13 @@ pub(crate) fn run(plan: Plan, log: File, interrupt: Interrupt) -> Result<Report,
         failures: Vec::new(),
         start,
     };
+    rehearsal.progress.state("waiting for the first answers");
     rehearsal.first_answers()?;
     let engine = rehearsal.load()?;
     rehearsal.record.wait_for(rehearsal.plan.args.pause);
     rehearsal.upgrade_all()?;
     engine.finish();
+    rehearsal.check_own_errors()?;
     let loaded = rehearsal.clock.now_ms();
     let (end, left) = rehearsal.stop();
     Ok(rehearsal.report(loaded, end, left))
@@ -142,16 +165,22 @@ impl Rehearsal {
         let engine = Engine::start(&self.plan.clients, &self.settings(), &record);
         let engine = engine.map_err(|error| Abort::failed("the load", &error))?;
         let limit = match &self.subject {
-            Subjected::Psflip { .. } => FIRST_ANSWERS,
-            Subjected::Other { .. } => self.plan.args.start_timeout,
+            Subjected::Other { service: Some(_), .. } => self.plan.args.start_timeout,
+            _ => FIRST_ANSWERS,
         };
+        let limit = limit + self.turns(1);
         let missing = record.wait_first_answers(limit);
         engine.finish();
         let Some(client) = missing.first() else { return Ok(()) };
         let (load, kind) = &self.plan.clients[*client];
         let seen = record.lock();
+        if let Some(error) = &seen.own_error {
+            return Err(Self::own_error(error));
+        }
         let last = seen.losses.iter().rev().find(|loss| usize::from(loss.client) == *client);
-        let cause = last.map_or_else(|| "no answer".to_owned(), |loss| loss.cause.clone());
+        // A connection that was refused long ago says only that the server had not started then.
+        let last = last.filter(|loss| loss.at + Duration::from_secs(1) >= self.clock.began.elapsed());
+        let cause = last.map_or_else(|| "no complete answer".to_owned(), |loss| loss.cause.clone());
         let mut text = format!(
             "{} can't be requested ({}): {cause}. Every load must be answered before the first upgrade, within {} s",
             load.url,
@@ -162,6 +191,23 @@ impl Rehearsal {
             text.push_str(". Another path? --load; or is this status good? --accept");
         }
         Err(Abort::new(exit::FAILED, format!("{text}. The service's last lines:\n{}", self.log.last())))
+    }
+
+    /// How long it takes until every client has had so many turns, at a given rate.
+    fn turns(&self, count: u32) -> Duration {
+        let each = f64::from(count) * self.plan.clients.len() as f64;
+        self.plan.args.rate.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(each / rate))
+    }
+
+    fn own_error(error: &str) -> Abort {
+        let text = format!(
+            "the load itself has failed, not the service: {error}. Fewer --clients, a --rate, or `ulimit -n`"
+        );
+        Abort::new(exit::FAILED, text)
+    }
+
+    fn check_own_errors(&self) -> Result<(), Abort> {
+        self.record.lock().own_error.as_ref().map_or(Ok(()), |error| Err(Self::own_error(error)))
     }
 
     /// The versions to deploy, in this order.
@@ -185,7 +231,15 @@ impl Rehearsal {
         let versions = self.versions();
         let count = versions.len();
         for (index, version) in versions.into_iter().enumerate() {
-            self.upgrade(index + 1, count, version)?;
+            if let Err(abort) = self.upgrade(index + 1, count, version) {
+                self.failures.push(format!(
+                    "upgrade {}: {}. The service's last lines:\n{}",
+                    index + 1,
+                    abort.text,
+                    self.log.last()
+                ));
+                break;
+            }
             if let Some(end) = self.service_end() {
                 self.failures.push(format!("the service is gone after upgrade {}: it {end}", index + 1));
                 break;
@@ -212,7 +266,7 @@ impl Rehearsal {
         let memory = MemoryWatch::start(own_pid(), self.beside.iter().map(|one| one.pid.as_raw()).collect());
         let mut upgrade = self.perform(&label, version)?;
         // Every client has met the new version, or has lost a request.
-        let limit = self.plan.args.timeout + Duration::from_secs(1);
+        let limit = self.plan.args.timeout + Duration::from_secs(1) + self.turns(2);
         let silent = self.record.wait_each(2, limit);
         self.record.wait_for(self.plan.args.pause);
         let peak_memory_kb = memory.finish();
@@ -322,7 +376,9 @@ impl Rehearsal {
         self.progress.state("stopping");
         let stopped = match &self.subject {
             Subjected::Psflip { service, .. } => Some(service.stop(STOP)),
-            Subjected::Other { service, .. } => service.as_ref().map(|service| service.stop(STOP)),
+            Subjected::Other { service, .. } => {
+                service.as_ref().map(|service| self.current(service).stop(STOP))
+            }
         };
         let own = own_pid();
         let beside: Vec<i32> = self.beside.iter().map(|one| one.pid.as_raw()).collect();
@@ -353,19 +409,16 @@ impl Rehearsal {
         }
         if !found.is_empty() {
             self.failures.push(format!("{} processes were left when the service had stopped", found.len()));
-            self.end_left(&found);
+            end_all();
         }
         (end, found)
     }
 
-    /// Outside of a sandbox, nothing else would.
-    fn end_left(&self, left: &[Process]) {
-        for process in left {
-            crate::service::reaper::signal(
-                nix::unistd::Pid::from_raw(process.pid),
-                nix::sys::signal::Signal::SIGKILL,
-            );
-        }
+    /// The main process now: some tools replace it at an upgrade (nginx and gunicorn, USR2), and the kernel gives
+    /// the new one to this process.
+    fn current(&self, service: &Running) -> Running {
+        let beside: Vec<Pid> = self.beside.iter().map(|one| one.pid).collect();
+        service.current(own_pid(), &beside)
     }
 
     fn report(mut self, loaded_ms: f64, end: Option<String>, left: Vec<Process>) -> Report {
@@ -376,6 +429,14 @@ impl Rehearsal {
         report.apply_limits(&self.plan.args);
         self.progress.clear();
         report
+    }
+}
+
+/// Kills all descendants: outside of a sandbox, nothing else would. psflip's first, so that it starts nothing anew.
+fn end_all() {
+    let own = own_pid();
+    for process in processes::tree(&[own]).iter().filter(|process| process.pid != own) {
+        reaper::signal(Pid::from_raw(process.pid), Signal::SIGKILL);
     }
 }
 

@@ -262,6 +262,87 @@ fn two_rehearsals_and_the_service_itself_run_side_by_side() {
 }
 
 #[test]
+fn the_real_service_is_never_upgraded_not_even_where_mounts_are_beside_its_files() {
+    if !need_root() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    careful(&sandbox);
+    // As /run of a systemd host, which has /run/user and /run/lock.
+    let script = "mkdir sub && mount -t tmpfs none sub || exit 9
+        \"$1\" -c app.toml & real=$!
+        until [ -s app.pid ] && \"$1\" status --socket app.pid.sock >/dev/null 2>&1; do :; done
+        \"$2\" --psflip \"$1\" -c app.toml --load http://127.0.0.1/ --pause 100ms --flips 2 --bad broken; code=$?
+        \"$1\" status --json --socket app.pid.sock > status.json
+        kill $real; wait $real; exit $code";
+    let config = sandbox.read("app.toml").replace(&format!("tcp://{}", address()), "unix://app.sock");
+    sandbox.write("app.toml", config);
+    let load = format!("http+unix://{}:/", sandbox.path("app.sock").display());
+    let script = script.replace("http://127.0.0.1/", &load);
+    let psflip = psflip_bin();
+    let programs = [psflip.to_str().unwrap(), env!("CARGO_BIN_EXE_psflip-rehearse")];
+    let shell = ["unshare", "--mount", "sh", "-c", &script, "sh"];
+    let running = sandbox.command(shell.iter().chain(&programs)).start();
+    assert_eq!(running.wait_exit().code(), Some(0), "{}{}", running.stdout(), running.stderr());
+    let status: Value = serde_json::from_str(&sandbox.read("status.json")).unwrap();
+    assert_eq!(status["history"].as_array().unwrap().len(), 1, "only its first start: {status:#}");
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn without_a_sandbox_a_running_service_is_left_alone() {
+    let sandbox = Sandbox::new();
+    careful(&sandbox);
+    let config = sandbox.read("app.toml").replace(&format!("tcp://{}", address()), "unix://app.sock");
+    sandbox.write("app.toml", config);
+    let psflip = psflip_bin();
+    let real = sandbox.command([psflip.to_str().unwrap(), "-c", "app.toml"]).start();
+    let pid = wait_until(Deadline::default(), "the pidfile of the service itself", || {
+        std::fs::read_to_string(sandbox.path("app.pid")).ok()
+    });
+    let load = format!("http+unix://{}:/", sandbox.path("app.sock").display());
+    let done = rehearse(&sandbox, &["--no-sandbox", "--load", &load, "--flips", "1"]);
+    done.assert_code(125);
+    assert!(done.stderr.contains("the service did not start"), "{}", done.stderr);
+    assert_eq!(sandbox.read("app.pid"), pid);
+    real.signal(testkit::Signal::SIGTERM);
+    real.wait_exit();
+    sandbox.assert_no_process_left();
+}
+
+/// Nothing of the rehearsal itself reaches the service, and the service reaches no device or kernel setting of
+/// the host.
+#[test]
+fn the_sandbox_keeps_the_service_from_the_host() {
+    if !need_root() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    careful(&sandbox);
+    let look = "ls -l /proc/self/fd; hostname rehearsed; touch /dev/rehearsed /etc/rehearsed /run/rehearsed;
+        [ -w /proc/sys/vm/swappiness ] && echo x > /proc/sys/vm/swappiness && echo WRITABLE;
+        touch /sys/fs/cgroup/rehearsed 2>/dev/null && echo WRITABLE; test -c /dev/null && test -w /dev/shm && echo fine; exec sleep 1000";
+    let before = hostname();
+    let done = rehearse(&sandbox, &with(&["--flips", "1", "--beside", look, "--out", "report"]));
+    done.assert_code(0);
+    let log = sandbox.read("report/log.txt");
+    let beside: Vec<&str> = log.lines().filter(|line| line.contains(" beside ")).collect();
+    let is_leak = |line: &&&str| line.contains("log.txt") || line.contains("(deleted)");
+    assert_eq!(beside.iter().find(is_leak), None, "{beside:#?}");
+    assert!(beside.iter().any(|line| line.contains(" 1 -> pipe")), "{beside:#?}");
+    assert!(beside.iter().any(|line| line.ends_with("fine")), "{beside:#?}");
+    assert!(!beside.iter().any(|line| line.ends_with("WRITABLE")), "{beside:#?}");
+    for file in ["/dev/rehearsed", "/etc/rehearsed", "/run/rehearsed", "/sys/fs/cgroup/rehearsed"] {
+        assert!(!Path::new(file).exists(), "{file}");
+    }
+    assert_eq!(hostname(), before);
+}
+
+fn hostname() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap()
+}
+
+#[test]
 fn a_killed_rehearsal_leaves_nothing() {
     if !need_root() {
         return;

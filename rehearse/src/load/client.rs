@@ -2,7 +2,6 @@
 //! its timer is ready.
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -29,6 +28,11 @@ const AFTER_LOSS: Duration = Duration::from_millis(10);
 /// The pause until the next attempt while the queue of a Unix socket is full: connect(2) blocks then, or fails
 /// with EAGAIN on a non-blocking socket.
 const QUEUE_FULL: Duration = Duration::from_millis(1);
+
+/// Errors that are the load's own: no more descriptors, ports or memory.
+const OWN_ERRORS: [Errno; 5] = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
+/// How often a client reads or writes in a row before others have their turn.
+const MOST_STEPS: usize = 32;
 
 /// The requests of a client, as its protocol writes them.
 #[derive(Debug)]
@@ -68,6 +72,12 @@ pub(crate) struct Client {
     began: Instant,
     /// When the last byte was sent or received.
     progress: Instant,
+    /// When the server was seen to have closed the idle connection.
+    closed: Option<Instant>,
+    /// Whether there is more to read: others have their turn in between.
+    has_more: bool,
+    /// Whether the present answer of a stream has been counted as begun.
+    has_begun: bool,
 }
 
 /// What a client needs of the engine.
@@ -108,6 +118,9 @@ impl Client {
             served: 0,
             began: now,
             progress: now,
+            closed: None,
+            has_more: false,
+            has_begun: false,
         }
     }
 
@@ -120,11 +133,15 @@ impl Client {
         matches!(self.state, State::Idle(_))
     }
 
+    /// Whether the client has stopped reading to let others have their turn.
+    pub(crate) fn has_more(&self) -> bool {
+        self.has_more
+    }
+
     /// Begins a request that was due at `due`.
     pub(crate) fn begin(&mut self, due: Instant, now: Instant, context: &mut Context<'_>) {
-        let was_idle_for = now.saturating_duration_since(self.progress);
-        (self.began, self.progress) = (due, now);
-        if self.socket.is_some() && was_idle_for > ROUND_TRIP && self.is_closed() {
+        (self.began, self.progress, self.has_begun) = (due, now, false);
+        if self.closed.is_some_and(|at| now.saturating_duration_since(at) >= ROUND_TRIP) {
             self.close();
         }
         (self.sent, self.pause_at) = (0, None);
@@ -147,14 +164,41 @@ impl Client {
         self.state = State::Sending;
     }
 
-    fn is_closed(&self) -> bool {
+    /// Something has arrived while no request is under way: the end, or a frame of a WebSocket.
+    fn on_idle_event(&mut self, now: Instant, context: &mut Context<'_>) {
+        if self.kind == Kind::Websocket && self.read_rest(context) {
+            match self.take(false) {
+                Progress::ClosedPolitely => {
+                    context.record.polite_close();
+                    return self.close();
+                }
+                _ => self.answer_pings(),
+            }
+        }
         let mut byte = [0];
         let peek = |socket| net::recv(socket, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT);
-        !matches!(self.socket.as_ref().map(peek), Some(Err(Errno::AGAIN)))
+        let is_open = matches!(self.socket.as_ref().map(peek), None | Some(Err(Errno::AGAIN)));
+        if !is_open && self.closed.is_none() {
+            self.closed = Some(now);
+        }
+    }
+
+    /// RFC 6455, section 5.5.2: an endpoint must answer a ping.
+    fn answer_pings(&mut self) {
+        if let (Exchange::Websocket(websocket), Some(socket)) = (&mut self.exchange, &self.socket) {
+            let pongs = websocket.take_pongs();
+            if !pongs.is_empty() {
+                // A few bytes: if there is no room for them, the connection is stuck anyway.
+                let _ = net::send(socket, &pongs, SendFlags::NOSIGNAL);
+            }
+        }
     }
 
     /// The socket is ready.
     pub(crate) fn on_event(&mut self, now: Instant, context: &mut Context<'_>) {
+        if self.is_idle() {
+            return self.on_idle_event(now, context);
+        }
         if self.state == State::Connecting
             && let Some(socket) = &self.socket
         {
@@ -214,12 +258,18 @@ impl Client {
                 }
             }
             Err(Errno::AGAIN) => self.state = State::QueueFull(now + QUEUE_FULL),
+            Err(error) if OWN_ERRORS.contains(&error) => {
+                context.record.own_error(text(error));
+                self.state = State::Idle(now + AFTER_LOSS);
+            }
             Err(error) => self.lose(now, context, failed(Stage::Connect, error)),
         }
     }
 
-    fn drive(&mut self, now: Instant, context: &mut Context<'_>) {
-        loop {
+    /// Goes on as far as the socket allows, but not for ever: others wait.
+    pub(crate) fn drive(&mut self, now: Instant, context: &mut Context<'_>) {
+        self.has_more = false;
+        for _ in 0..MOST_STEPS {
             let step = match self.state {
                 State::Sending => self.send(now, context),
                 State::Receiving | State::Paused(_) => self.receive(now, context),
@@ -229,6 +279,7 @@ impl Client {
                 return;
             }
         }
+        self.has_more = true;
     }
 
     fn send(&mut self, now: Instant, context: &mut Context<'_>) -> Step {
@@ -251,10 +302,14 @@ impl Client {
             Err(Errno::AGAIN | Errno::INTR) => Step::Wait,
             Err(error) => {
                 // The server may have answered before it closed the connection.
-                if self.read_rest(context) && matches!(self.take(true), Progress::Done { .. }) {
-                    self.succeed(now, context, false);
-                } else {
-                    self.lose(now, context, failed(Stage::Send, error));
+                let answer =
+                    if self.read_rest(context) { self.take(false) } else { Progress::More(Stage::Send) };
+                match answer {
+                    Progress::Done { .. } => self.succeed(now, context, false),
+                    Progress::ClosedPolitely => self.close_politely(now, context),
+                    Progress::More(_) | Progress::Failed(_) => {
+                        self.lose(now, context, failed(Stage::Send, error));
+                    }
                 }
                 Step::Wait
             }
@@ -283,32 +338,35 @@ impl Client {
             self.progress = now;
             self.input.extend_from_slice(&context.buffer[..count]);
         }
-        let is_short = count < context.buffer.len();
-        match self.take(end.is_some()) {
-            Progress::Done { reusable } => {
-                self.succeed(now, context, reusable && end.is_none());
-                Step::Wait
-            }
-            Progress::ClosedPolitely => {
-                context.record.polite_close();
-                self.close();
-                self.state = State::Idle(now);
-                Step::Wait
-            }
-            Progress::Failed(failed) => {
-                self.lose(now, context, failed);
-                Step::Wait
-            }
+        // A reset is no end that could complete an answer.
+        let is_reset = count == 0 && end.as_deref() != Some("closed by the server");
+        let progress = self.take(end.is_some() && !is_reset);
+        self.answer_pings();
+        match progress {
+            Progress::Done { reusable } => self.succeed(now, context, reusable && end.is_none()),
+            Progress::ClosedPolitely => self.close_politely(now, context),
+            Progress::Failed(failed) => self.lose(now, context, failed),
             Progress::More(stage) => match end {
-                Some(cause) => {
-                    self.lose(now, context, Failed::new(stage, cause));
-                    Step::Wait
+                Some(cause) => self.lose(now, context, Failed::new(stage, cause)),
+                None => {
+                    if self.kind == Kind::Stream
+                        && stage == Stage::Body
+                        && !std::mem::replace(&mut self.has_begun, true)
+                    {
+                        context.record.stream_began(self.number);
+                    }
+                    // Edge-triggered: data and the end may have caused one event.
+                    return Step::Again;
                 }
-                // Edge-triggered: a short read means that the next byte causes another event. The end does too.
-                None if is_short => Step::Wait,
-                None => Step::Again,
             },
         }
+        Step::Wait
+    }
+
+    fn close_politely(&mut self, now: Instant, context: &Context<'_>) {
+        context.record.polite_close();
+        self.close();
+        self.state = State::Idle(now);
     }
 
     fn take(&mut self, is_end: bool) -> Progress {
@@ -330,7 +388,7 @@ impl Client {
     fn succeed(&mut self, now: Instant, context: &Context<'_>, reusable: bool) {
         // After half a request, the answer came too early: the server won't read the rest.
         let is_whole = self.sent == self.out.len();
-        context.record.success(self.number, self.began, now);
+        context.record.success(self.number, self.began, Instant::now());
         self.served += 1;
         let keeps = matches!(self.kind, Kind::KeepAlive | Kind::Post | Kind::Websocket);
         if !(keeps && reusable && is_whole) {
@@ -346,13 +404,18 @@ impl Client {
             _ if self.served == 0 => Connection::First,
             _ => Connection::Reused,
         };
-        context.record.loss(self.number, self.began, now, connection, failed);
+        context.record.loss(self.number, self.began, Instant::now(), connection, failed);
         self.close();
         self.state = State::Idle(now + AFTER_LOSS);
     }
 
-    /// Ends the client: a WebSocket says goodbye.
-    pub(crate) fn finish(&mut self) {
+    /// Ends the client: a request under way is lost, unless it is a stream, which may have no end. A WebSocket
+    /// says goodbye.
+    pub(crate) fn finish(&mut self, now: Instant, context: &mut Context<'_>) {
+        if !self.is_idle() && self.kind != Kind::Stream {
+            let stage = self.stage();
+            self.lose(now, context, Failed::new(stage, "no answer when the load ended"));
+        }
         if let (Exchange::Websocket(_), Some(socket)) = (&self.exchange, &self.socket) {
             // The connection is closed next, whether this arrives or not.
             let _ = net::send(socket, &websocket::goodbye(), SendFlags::NOSIGNAL);
@@ -361,7 +424,7 @@ impl Client {
     }
 
     fn close(&mut self) {
-        self.socket = None;
+        (self.socket, self.closed, self.has_more) = (None, None, false);
         self.input.clear();
         self.served = 0;
     }
@@ -388,7 +451,7 @@ fn open(address: &Address) -> Result<(OwnedFd, bool), Errno> {
         }
         Address::Unix(path) => {
             let socket = socket(AddressFamily::UNIX)?;
-            let result = unix_name(path).and_then(|name| net::connect(&socket, &name));
+            let result = SocketAddrUnix::new(path).and_then(|name| net::connect(&socket, &name));
             (socket, result)
         }
     };
@@ -397,8 +460,4 @@ fn open(address: &Address) -> Result<(OwnedFd, bool), Errno> {
         Err(Errno::INPROGRESS) => Ok((socket, false)),
         Err(error) => Err(error),
     }
-}
-
-fn unix_name(path: &Path) -> Result<SocketAddrUnix, Errno> {
-    SocketAddrUnix::new(path)
 }

@@ -16,8 +16,6 @@ use super::target::{Kind, Load};
 
 /// How often time limits and pauses are looked at. How late that happens is how late the load itself was.
 const TICK: Duration = Duration::from_millis(5);
-/// How long requests under way may take to complete when the load ends.
-const LAST_ANSWERS: Duration = Duration::from_secs(2);
 const BUFFER: usize = 64 * 1024;
 
 /// When requests begin.
@@ -43,7 +41,7 @@ pub(crate) struct Settings {
 #[derive(Debug)]
 pub(crate) struct Engine {
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<usize>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Engine {
@@ -73,14 +71,17 @@ impl Engine {
         Ok(Self { stop, thread: Some(thread) })
     }
 
-    /// Lets requests under way complete, and ends the load. Returns how many have not completed.
-    pub(crate) fn finish(mut self) -> usize {
-        self.end()
+    /// Lets requests under way complete, and ends the load. Those that don't are lost.
+    pub(crate) fn finish(mut self) {
+        self.end();
     }
 
-    fn end(&mut self) -> usize {
+    fn end(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.take().map_or(0, |thread| thread.join().unwrap_or(0))
+        if let Some(thread) = self.thread.take() {
+            // If it panicked, its message is on standard error, and the counts end there.
+            let _ = thread.join();
+        }
     }
 }
 
@@ -99,16 +100,18 @@ struct Running {
 }
 
 impl Running {
-    fn run(mut self) -> usize {
+    fn run(mut self) {
         let mut buffer = vec![0; BUFFER];
         let mut events = Vec::with_capacity(1024);
         let begun = Instant::now();
-        let (mut tick, mut due, mut delay) = (begun + TICK, begun, Duration::ZERO);
+        let (mut tick, mut delay) = (begun + TICK, Duration::ZERO);
+        let mut turn = Turn { due: begun, client: 0 };
         let mut end = None;
         loop {
             let wake = match self.settings.pace {
-                Pace::Rate(_) if due > Instant::now() => tick.min(due),
-                _ => tick,
+                _ if self.clients.iter().any(Client::has_more) => begun, // at once
+                Pace::Rate(_) => tick.min(turn.due.max(Instant::now())),
+                Pace::Closed => tick,
             };
             self.wait(&mut events, wake);
             let now = Instant::now();
@@ -122,9 +125,12 @@ impl Running {
                 let number = event.data.u64() as usize;
                 self.clients[number].on_event(now, &mut context);
             }
+            for client in self.clients.iter_mut().filter(|client| client.has_more()) {
+                client.drive(Instant::now(), &mut context);
+            }
             let is_ending = self.stop.load(Ordering::Relaxed);
             if !is_ending {
-                self.settings.pace.begin(&mut self.clients, &mut due, now, &mut context);
+                self.settings.pace.begin(&mut self.clients, &mut turn, now, &mut context);
             }
             if now >= tick {
                 self.clients.iter_mut().for_each(|client| client.on_tick(now, &mut context));
@@ -132,13 +138,18 @@ impl Running {
                 (tick, delay) = (now + TICK, Duration::ZERO);
             }
             delay = delay.max(now.elapsed());
-            if is_ending && self.has_ended(*end.get_or_insert(now + LAST_ANSWERS), now) {
+            if is_ending && self.has_ended(*end.get_or_insert(now + self.settings.timeout), now) {
                 break;
             }
         }
-        let unfinished = self.clients.iter().filter(|client| !client.is_idle()).count();
-        self.clients.iter_mut().for_each(Client::finish);
-        unfinished
+        let now = Instant::now();
+        let mut context = Context {
+            record: &self.record,
+            epoll: &self.epoll,
+            buffer: &mut buffer,
+            timeout: self.settings.timeout,
+        };
+        self.clients.iter_mut().for_each(|client| client.finish(now, &mut context));
     }
 
     fn has_ended(&self, end: Instant, now: Instant) -> bool {
@@ -155,22 +166,33 @@ impl Running {
     }
 }
 
+/// Whose turn it is, and when, at a given rate.
+struct Turn {
+    due: Instant,
+    client: usize,
+}
+
 impl Pace {
     /// Begins the requests that are due.
-    fn begin(self, clients: &mut [Client], due: &mut Instant, now: Instant, context: &mut Context<'_>) {
+    fn begin(self, clients: &mut [Client], turn: &mut Turn, now: Instant, context: &mut Context<'_>) {
         match self {
             Self::Closed => {
                 for client in clients.iter_mut().filter(|client| client.is_due(now)) {
+                    let now = Instant::now();
                     client.begin(now, now, context);
                 }
             }
             Self::Rate(rate) => {
-                let mut idle = clients.iter_mut().filter(|client| client.is_due(now));
-                while *due <= now
-                    && let Some(client) = idle.next()
-                {
-                    client.begin(*due, now, context);
-                    *due += Duration::from_secs_f64(1.0 / rate);
+                while turn.due <= now {
+                    // Every client in its turn, so that each kind gets its share.
+                    let count = clients.len();
+                    let order = (turn.client..count).chain(0..turn.client);
+                    let Some(number) = order.into_iter().find(|number| clients[*number].is_due(now)) else {
+                        return;
+                    };
+                    clients[number].begin(turn.due, Instant::now(), context);
+                    turn.due += Duration::from_secs_f64(1.0 / rate);
+                    turn.client = (number + 1) % count;
                 }
             }
         }

@@ -9,8 +9,10 @@ mod fcgi;
 mod http;
 mod record;
 mod target;
+#[cfg(test)]
+mod tests;
 mod websocket;
 
 pub(crate) use engine::{Engine, Pace, Settings};
-pub(crate) use record::{Connection, Loss, Record, Sample, Seen, Stage};
+pub(crate) use record::{Connection, Loss, MOST_SAMPLES, Record, Sample, Seen, Stage};
 pub(crate) use target::{Kind, Load, Protocol};

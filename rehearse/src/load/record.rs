@@ -63,7 +63,7 @@ pub(crate) struct Loss {
     pub(crate) stage: Stage,
     pub(crate) connection: Connection,
     pub(crate) cause: String,
-    /// The system's error, unless the peer closed the connection or a time limit passed.
+    /// The status of the answer, if that is the failure.
     pub(crate) status: Option<u16>,
 }
 
@@ -82,7 +82,7 @@ impl Failed {
 }
 
 /// The most requests that are kept one by one. Later ones are counted only (64 MB are enough for minutes).
-const MOST_SAMPLES: usize = 4_000_000;
+pub(crate) const MOST_SAMPLES: usize = 4_000_000;
 /// The most losses that are kept with their causes.
 const MOST_LOSSES: usize = 10_000;
 
@@ -110,6 +110,8 @@ pub(crate) struct Seen {
     pub(crate) requests: u64,
     /// Connections that the server closed as its protocol provides (WebSocket's close frame).
     pub(crate) closed_politely: u64,
+    /// The first error of the load's own, which is none of the service.
+    pub(crate) own_error: Option<String>,
     /// How late the load itself was, in microseconds: when, and how much.
     pub(crate) own_delays: Vec<(u64, u32)>,
 }
@@ -173,6 +175,17 @@ impl Record {
         }
         drop(seen);
         self.completed[client].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The answer of a stream has begun; it may have no end.
+    pub(crate) fn stream_began(&self, client: usize) {
+        self.completed[client].fetch_add(1, Ordering::Relaxed);
+        self.answered[client].fetch_add(1, Ordering::Relaxed);
+        self.notify();
+    }
+
+    pub(crate) fn own_error(&self, text: String) {
+        self.lock().own_error.get_or_insert(text);
     }
 
     pub(crate) fn polite_close(&self) {

@@ -7,6 +7,9 @@ use super::record::{Failed, Stage};
 const CLOSE: u8 = 0x8;
 const PING: u8 = 0x9;
 const PONG: u8 = 0xa;
+/// Close codes (section 7.4.1): none, and a server that has failed.
+const NO_CODE: u16 = 1005;
+const INTERNAL_ERROR: u16 = 1011;
 /// FIN, the first bit of an unfragmented frame.
 const FIN: u8 = 0x80;
 const PAYLOAD: &[u8; 8] = b"rehearse";
@@ -18,6 +21,8 @@ const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 pub(crate) struct Websocket {
     handshake: Vec<u8>,
     is_open: bool,
+    /// Answers to the server's own pings.
+    pongs: Vec<u8>,
 }
 
 impl Websocket {
@@ -26,7 +31,12 @@ impl Websocket {
             "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
         );
-        Self { handshake: handshake.into_bytes(), is_open: false }
+        Self { handshake: handshake.into_bytes(), is_open: false, pongs: Vec::new() }
+    }
+
+    /// What is to be sent besides requests.
+    pub(crate) fn take_pongs(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.pongs)
     }
 
     /// Appends the handshake if the connection is new, or a ping.
@@ -49,9 +59,19 @@ impl Websocket {
                 return Progress::More(if input.is_empty() { Stage::FirstByte } else { Stage::Body });
             };
             let is_ours = payload == PAYLOAD;
+            let code = payload.get(..2).map_or(NO_CODE, |code| u16::from_be_bytes([code[0], code[1]]));
+            if opcode == PING && payload.len() < 126 {
+                frame(&mut self.pongs, PONG, payload);
+            }
             input.drain(..length);
             match opcode {
                 PONG if is_ours => return Progress::Done { reusable: true },
+                CLOSE if code == INTERNAL_ERROR => {
+                    return Progress::Failed(Failed::new(
+                        Stage::Body,
+                        format!("close frame with code {code}"),
+                    ));
+                }
                 CLOSE => return Progress::ClosedPolitely,
                 _ => {}
             }
@@ -118,7 +138,20 @@ mod tests {
         input.extend_from_slice(b"\x8a\x08rehearse");
         assert_eq!(socket.receive(&mut input), Progress::Done { reusable: true });
         assert_eq!(socket.receive(&mut b"\x88\x02\x03\xe9".to_vec()), Progress::ClosedPolitely);
+        let failed = socket.receive(&mut b"\x88\x02\x03\xf3".to_vec());
+        assert!(matches!(failed, Progress::Failed(failed) if failed.cause.contains("1011")));
         assert_eq!(socket.receive(&mut b"\x81".to_vec()), Progress::More(Stage::Body));
+    }
+
+    #[test]
+    fn pings_of_the_server_are_answered() {
+        let mut socket = Websocket::new("h", "/");
+        socket.receive(&mut b"HTTP/1.1 101 Switching Protocols\r\n\r\n".to_vec());
+        assert_eq!(socket.receive(&mut b"\x89\x02hi".to_vec()), Progress::More(Stage::FirstByte));
+        let pong = socket.take_pongs();
+        let payload: Vec<u8> =
+            pong[6..].iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect();
+        assert_eq!((pong[0], payload), (0x8a, b"hi".to_vec()));
     }
 
     #[test]

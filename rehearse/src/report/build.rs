@@ -8,7 +8,7 @@ use crate::clock::Clock;
 use crate::load::{Loss, Sample};
 use crate::plan::Plan;
 
-/// A request that completes this long after the last step of an upgrade may still have been harmed by it.
+/// A request that begins this long after the last step of an upgrade may still be harmed by it.
 const AFTERMATH_MS: f64 = 50.0;
 
 impl Report {
@@ -23,13 +23,16 @@ impl Report {
         let mut samples = seen.samples.clone();
         samples.sort_by_key(|sample| sample.at_us);
         let first_ms = samples.first().map_or(loaded_ms, ms);
+        let longest_ms =
+            samples.iter().map(|sample| sample.took_us).max().map_or(0.0, |took| f64::from(took) / 1e3);
         for upgrade in &mut upgrades {
-            let own = during(&samples, upgrade);
+            let own = during(&samples, upgrade, longest_ms);
             upgrade.requests = own.len() as u64;
             upgrade.lost = own.iter().filter(|sample| sample.lost).count() as u64;
-            upgrade.latency = Latency::of(good(own));
+            upgrade.latency = Latency::of(good(&own));
         }
-        let is_steady = |sample: &&Sample| !upgrades.iter().any(|upgrade| contains(upgrade, ms(sample)));
+        let is_steady =
+            |sample: &&Sample| !upgrades.iter().any(|upgrade| overlaps(upgrade, began(sample), ms(sample)));
         let steady: Vec<Sample> = samples.iter().filter(is_steady).copied().collect();
         let losses: Vec<LostRequest> =
             seen.losses.iter().map(|loss| lost_request(plan, &upgrades, loss)).collect();
@@ -64,6 +67,13 @@ impl Report {
             self.failures.push(format!("{} of {} requests were lost", self.lost, self.requests));
         }
         let Some(limit) = args.max_p99 else { return };
+        if self.requests > crate::load::MOST_SAMPLES as u64 {
+            let text = format!(
+                "--max-p99 can't be judged: there were more than {} requests; use --rate",
+                crate::load::MOST_SAMPLES
+            );
+            self.failures.push(text);
+        }
         for upgrade in &self.upgrades {
             if let Some(p99) = upgrade.latency.p99_ms
                 && p99 > limit.as_secs_f64() * 1e3
@@ -85,16 +95,22 @@ fn good(samples: &[Sample]) -> impl Iterator<Item = u32> {
     samples.iter().filter(|sample| !sample.lost).map(|sample| sample.took_us)
 }
 
-fn contains(upgrade: &Upgrade, at_ms: f64) -> bool {
-    let (first, last) = upgrade.span();
-    (first..=last + AFTERMATH_MS).contains(&at_ms)
+fn began(sample: &Sample) -> f64 {
+    ms(sample) - f64::from(sample.took_us) / 1e3
 }
 
-fn during<'a>(samples: &'a [Sample], upgrade: &Upgrade) -> &'a [Sample] {
+/// Whether a request that was under way from `from` to `to` met this upgrade.
+fn overlaps(upgrade: &Upgrade, from: f64, to: f64) -> bool {
+    let (first, last) = upgrade.span();
+    to >= first && from <= last + AFTERMATH_MS
+}
+
+/// The requests that were under way during an upgrade. None took longer than `longest_ms`.
+fn during(samples: &[Sample], upgrade: &Upgrade, longest_ms: f64) -> Vec<Sample> {
     let (first, last) = upgrade.span();
     let from = samples.partition_point(|sample| ms(sample) < first);
-    let to = samples.partition_point(|sample| ms(sample) <= last + AFTERMATH_MS);
-    &samples[from..to]
+    let to = samples.partition_point(|sample| ms(sample) <= last + AFTERMATH_MS + longest_ms);
+    samples[from..to].iter().filter(|sample| overlaps(upgrade, began(sample), ms(sample))).copied().collect()
 }
 
 fn loads(plan: &Plan, samples: &[Sample]) -> Vec<LoadReport> {
@@ -135,7 +151,9 @@ fn loads(plan: &Plan, samples: &[Sample]) -> Vec<LoadReport> {
 
 fn lost_request(plan: &Plan, upgrades: &[Upgrade], loss: &Loss) -> LostRequest {
     let at_ms = loss.at.as_secs_f64() * 1e3;
-    let upgrade = upgrades.iter().find(|upgrade| contains(upgrade, at_ms));
+    let began_ms = at_ms - loss.took.as_secs_f64() * 1e3;
+    // The last one that had begun: an earlier one may still have gone on.
+    let upgrade = upgrades.iter().rfind(|upgrade| overlaps(upgrade, began_ms, at_ms));
     let after = upgrade.and_then(|upgrade| upgrade.steps.iter().rfind(|step| step.at_ms <= at_ms));
     let (load, kind) = &plan.clients[usize::from(loss.client)];
     LostRequest {

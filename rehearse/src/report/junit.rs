@@ -22,6 +22,20 @@ pub(crate) fn xml(report: &Report) -> io::Result<String> {
     suites.to_string().map_err(io::Error::other)
 }
 
+/// The file of a rehearsal that could not be done.
+///
+/// # Errors
+/// A text can't be written as XML.
+pub(crate) fn of_abort() -> io::Result<String> {
+    let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
+    status.set_message("the rehearsal could not be done: see its standard error, and log.txt");
+    let mut suite = TestSuite::new("psflip rehearse");
+    suite.add_test_case(TestCase::new("the whole rehearsal", status));
+    let mut suites = Suites::new("psflip rehearse");
+    suites.add_test_suite(suite);
+    suites.to_string().map_err(io::Error::other)
+}
+
 fn case(report: &Report, upgrade: &Upgrade) -> TestCase {
     let prefix = [
         format!("upgrade {} ", upgrade.number),

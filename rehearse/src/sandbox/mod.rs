@@ -91,7 +91,9 @@ pub(crate) fn enter(stage: &Stage) -> Result<u8> {
     let mut flags = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWPID
         | CloneFlags::CLONE_NEWNET
-        | CloneFlags::CLONE_NEWIPC;
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWCGROUP;
     if !user.is_root() {
         flags |= CloneFlags::CLONE_NEWUSER;
     }
@@ -153,6 +155,7 @@ pub(crate) fn set_up(stage: &Stage, config: &Path, passed: &[SocketAddr]) -> Res
     };
     mounts::set_up(config)?;
     network::set_up(&stage.addresses)?;
+    mounts::protect_proc();
     pass::listen(passed)?;
     // The service gets no capability that its user doesn't have.
     rustix::thread::clear_ambient_capability_set().map_err(|error| SandboxError::new("prctl", error))?;

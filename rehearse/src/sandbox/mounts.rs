@@ -1,8 +1,10 @@
 //! The file system of the sandbox: everything of the host can be read, and what is written goes to memory.
 //!
 //! Every directory below `/` gets an overlay (overlayfs, in a user namespace since Linux 5.11). An overlay does
-//! not show what is mounted below its directory, so a directory with mounts below it is made anew, and its
-//! entries are mounted one by one. Where no overlay is possible, the directory is there read-only.
+//! not show what is mounted below its directory, so each mount below it gets an overlay of its own, on top.
+//! Where that is not possible, the directory is made anew, and its entries are mounted one by one; or, if it has
+//! no mounts below it, it is there read-only. Sockets of the host are never there: a rehearsal must not reach the
+//! service that runs.
 //!
 //! In a user namespace, an overlay can't copy directories of other users, whose IDs don't exist there. So the
 //! directories that a user's service writes to ([`own_places`]) get overlays of their own.
@@ -11,7 +13,7 @@ use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::mount::{
@@ -52,7 +54,8 @@ pub(super) fn set_up(config: &Path) -> Result<()> {
     // What is mounted here must not appear outside.
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(error("mount --make-rprivate /"))?;
-    mount("tmpfs", NEW_ROOT, "tmpfs", MountFlags::empty(), c"mode=0755").map_err(error("mount -t tmpfs"))?;
+    mount("tmpfs", NEW_ROOT, "tmpfs", MountFlags::empty(), c"mode=0755,size=25%")
+        .map_err(error("mount -t tmpfs"))?;
     let mut tree = Tree { mounted, layers: 0 };
     tree.make().map_err(|error| SandboxError::new("the sandbox's file system can't be made", error))?;
     let old = Path::new(NEW_ROOT).join(OLD_ROOT);
@@ -129,26 +132,49 @@ impl Tree {
             return symlink(fs::read_link(path)?, target);
         }
         if !metadata.is_dir() {
-            // A file in a directory that is made anew.
-            fs::write(&target, "")?;
-            return read_only(path, &target);
+            return self.file(path, &metadata, &target);
         }
-        fs::create_dir(&target)?;
-        copy_owner(&metadata, &target)?;
-        if path == Path::new("/dev") {
-            return devices(path, &target);
+        if !target.is_dir() {
+            fs::create_dir(&target)?;
+            copy_owner(&metadata, &target)?;
         }
-        if path == Path::new("/sys") {
-            return read_only(path, &target);
+        match path.to_str() {
+            Some("/dev") => return devices(path, &target),
+            Some("/sys") => return self.read_only(path, &target),
+            _ => {}
         }
-        let has_mounts = self.mounted.iter().any(|point| point != path && point.starts_with(path));
-        if has_mounts {
+        let is_overlay = self.overlay(path, &metadata, &target).is_ok();
+        if !self.mounted.iter().any(|point| point != path && point.starts_with(path)) {
+            return if is_overlay { Ok(()) } else { self.read_only(path, &target) };
+        }
+        if !is_overlay {
             return self.entries(path);
         }
-        match self.overlay(path, &metadata, &target) {
-            Ok(()) => Ok(()),
-            Err(_) => read_only(path, &target),
+        // The mounts below, and what is on the way to them.
+        let mut next: Vec<PathBuf> =
+            self.mounted.iter().filter_map(|point| child_towards(path, point)).collect();
+        next.sort_unstable();
+        next.dedup();
+        next.into_iter().filter(|child| child.is_dir()).try_for_each(|child| self.entry(&child))
+    }
+
+    /// A file in a directory that is made anew.
+    fn file(&self, path: &Path, metadata: &fs::Metadata, target: &Path) -> io::Result<()> {
+        let kind = metadata.file_type();
+        if kind.is_socket() || kind.is_fifo() {
+            return Ok(());
         }
+        fs::write(target, "")?;
+        self.read_only(path, target)
+    }
+
+    fn read_only(&self, path: &Path, target: &Path) -> io::Result<()> {
+        // A user namespace may bind a mount only with all that is below it.
+        mount_bind_recursive(path, target).or_else(|_| mount_bind(path, target))?;
+        make_read_only(target);
+        let below = self.mounted.iter().filter(|point| *point != path && point.starts_with(path));
+        below.for_each(|point| make_read_only(&in_new_root(point)));
+        Ok(())
     }
 
     fn overlay(&mut self, lower: &Path, metadata: &fs::Metadata, target: &Path) -> io::Result<()> {
@@ -185,23 +211,77 @@ fn copy_owner(metadata: &fs::Metadata, target: &Path) -> io::Result<()> {
     fs::set_permissions(target, fs::Permissions::from_mode(metadata.mode() & 0o7777))
 }
 
+/// The entry of `directory` that `point` is, or is below of.
+fn child_towards(directory: &Path, point: &Path) -> Option<PathBuf> {
+    let rest = point.strip_prefix(directory).ok()?;
+    rest.components().next().map(|first| directory.join(first))
+}
+
+/// Entries of /dev that the sandbox makes itself, or that nobody needs: consoles, and what belongs to the host.
+const NOT_FROM_HOST: &[&str] =
+    &["shm", "pts", "ptmx", "mqueue", "hugepages", "log", "console", "fd", "stdin", "stdout", "stderr"];
+
+/// A /dev of its own, with the host's character devices (GPUs, for example), terminals and shared memory.
 fn devices(path: &Path, target: &Path) -> io::Result<()> {
-    mount_bind_recursive(path, target)?;
-    let shm = target.join("shm");
-    if shm.is_dir() {
-        mount("tmpfs", &shm, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, c"mode=1777")?;
+    let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
+    mount("tmpfs", target, "tmpfs", flags, c"mode=0755,size=64k")?;
+    for entry in fs::read_dir(path)? {
+        let from = entry?.path();
+        let name = from.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        let is_console =
+            name.starts_with("vcs") || name.strip_prefix("tty").is_some_and(|rest| !rest.is_empty());
+        let Ok(metadata) = from.symlink_metadata() else { continue };
+        if NOT_FROM_HOST.contains(&name.as_str()) || is_console {
+            continue;
+        }
+        let to = target.join(&name);
+        // A device that can't be there is one that the service will miss by itself.
+        let _ = if metadata.is_symlink() {
+            fs::read_link(&from).and_then(|link| symlink(link, &to))
+        } else if metadata.is_dir() {
+            fs::create_dir(&to).and_then(|()| Ok(mount_bind_recursive(&from, &to)?))
+        } else if metadata.file_type().is_char_device() {
+            fs::write(&to, "").and_then(|()| Ok(mount_bind(&from, &to)?))
+        } else {
+            Ok(())
+        };
+    }
+    for (name, link) in [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "fd/0"),
+        ("stdout", "fd/1"),
+        ("stderr", "fd/2"),
+        ("ptmx", "pts/ptmx"),
+    ] {
+        symlink(link, target.join(name))?;
+    }
+    for (name, kind, options) in
+        [("shm", "tmpfs", c"mode=1777"), ("pts", "devpts", c"newinstance,ptmxmode=0666,mode=620")]
+    {
+        fs::create_dir(target.join(name))?;
+        mount(kind, target.join(name), kind, MountFlags::NOSUID, options)?;
     }
     Ok(())
 }
 
-fn read_only(path: &Path, target: &Path) -> io::Result<()> {
-    // A user namespace may bind a mount only with all that is below it.
-    mount_bind_recursive(path, target).or_else(|_| mount_bind(path, target))?;
+/// Keeps the service from changing the host's kernel, as container engines do. A user who is not root can't
+/// anyway.
+pub(super) fn protect_proc() {
+    for path in ["/proc/sys", "/proc/sysrq-trigger"] {
+        if mount_bind(path, path).is_ok() {
+            make_read_only(Path::new(path));
+        }
+    }
+}
+
+fn make_read_only(target: &Path) {
     // Flags that were set outside can't be cleared in a user namespace, so they are named as well.
     let flags = MountFlags::BIND | MountFlags::RDONLY;
-    let all = flags | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::RELATIME;
-    let _ = mount_remount(target, flags, "").or_else(|_| mount_remount(target, all, ""));
-    Ok(())
+    let all = flags | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::RELATIME;
+    let some = flags | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::RELATIME;
+    let _ = mount_remount(target, flags, "")
+        .or_else(|_| mount_remount(target, some, ""))
+        .or_else(|_| mount_remount(target, all, ""));
 }
 
 #[cfg(test)]

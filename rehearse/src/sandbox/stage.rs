@@ -48,9 +48,13 @@ impl Stage {
 }
 
 impl Stage {
-    /// The files that the process outside has opened.
+    /// The files that the process outside has opened, by descriptors that no other program inherits.
     pub(crate) fn files(&self) -> io::Result<Vec<File>> {
-        let open = |number: &RawFd| File::options().write(true).open(format!("/proc/self/fd/{number}"));
+        let open = |number: &RawFd| {
+            let file = File::options().write(true).open(format!("/proc/self/fd/{number}"))?;
+            nix::unistd::close(*number)?;
+            Ok(file)
+        };
         self.descriptors.iter().map(open).collect()
     }
 }

@@ -2,21 +2,23 @@
 
 use std::io;
 use std::process::{Child, Command};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use super::log::Log;
+use super::processes;
 use super::reaper::{self, End, Reaper};
 use crate::clock::Clock;
 use crate::report::{Result as UpgradeResult, Step};
 
 /// A command of `sh -c` that runs until it is stopped.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Running {
     pub(crate) pid: Pid,
-    _child: Child,
+    _child: Arc<Child>,
     reaper: Reaper,
 }
 
@@ -25,7 +27,22 @@ impl Running {
     /// There is no shell.
     pub(crate) fn start(line: &str, name: &'static str, reaper: &Reaper, log: &Log) -> io::Result<Self> {
         let (pid, child) = reaper.spawn(&mut shell(line, name, log)?)?;
-        Ok(Self { pid, _child: child, reaper: reaper.clone() })
+        Ok(Self { pid, _child: Arc::new(child), reaper: reaper.clone() })
+    }
+
+    /// Itself; or, if it has exited, the one other child of this process that is none of `others`.
+    pub(crate) fn current(&self, own: i32, others: &[Pid]) -> Self {
+        if self.reaper.end(self.pid).is_none() {
+            return self.clone();
+        }
+        let is_new =
+            |one: &&processes::Process| one.parent == own && !others.contains(&Pid::from_raw(one.pid));
+        let all = processes::all();
+        let mut children = all.iter().filter(is_new);
+        match (children.next(), children.next()) {
+            (Some(one), None) => Self { pid: Pid::from_raw(one.pid), ..self.clone() },
+            _ => self.clone(),
+        }
     }
 
     /// Stops it gracefully. `None`: it has not exited within `limit`, and was killed.

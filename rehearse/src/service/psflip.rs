@@ -4,11 +4,13 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde_json::Value;
+use tempfile::TempDir;
 
 use super::control::{self, DirectoryWatch, Request};
 use super::log::Log;
@@ -30,6 +32,8 @@ const FOREIGN: &[&str] = &[
 ];
 /// psflip promises an answer within milliseconds; a busy host needs more.
 const ANSWER: Duration = Duration::from_secs(10);
+/// How often psflip's end is looked for while there is no control socket.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// The longest time without any event of an upgrade. Limits of psflip's own are shorter in practice.
 const NO_EVENT: Duration = Duration::from_secs(15 * 60);
 
@@ -41,7 +45,7 @@ pub(crate) struct Invocation {
     pub(crate) args: Vec<OsString>,
     pub(crate) control: PathBuf,
     /// Set if the control socket is there only because of RUNTIME_DIRECTORY (contract O4).
-    pub(crate) runtime_directory: Option<PathBuf>,
+    pub(crate) runtime_directory: Option<Arc<TempDir>>,
 }
 
 /// The running service.
@@ -82,9 +86,6 @@ impl Service {
         log: &Log,
         clock: Clock,
     ) -> io::Result<Self> {
-        if let Some(directory) = &invocation.runtime_directory {
-            std::fs::create_dir_all(directory)?;
-        }
         let mut command = Command::new(&invocation.program);
         command.args(&invocation.args);
         for (name, _) in std::env::vars_os() {
@@ -95,7 +96,7 @@ impl Service {
             }
         }
         if let Some(directory) = &invocation.runtime_directory {
-            command.env("RUNTIME_DIRECTORY", directory);
+            command.env("RUNTIME_DIRECTORY", directory.path());
         }
         let output = log.pipe("service")?;
         command.stdout(output.try_clone()?).stderr(output);
@@ -109,14 +110,31 @@ impl Service {
     /// The service has exited, or is not ready within `limit`.
     pub(crate) fn wait_ready(&self, limit: Duration) -> Result<(), StartError> {
         let until = Instant::now() + limit;
-        let mut request = self.wait_control(until)?;
         loop {
             if let Some(end) = self.end() {
                 return Err(StartError::Ended(end));
             }
             let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(StartError::TimeOut);
+            }
+            if self.is_serving(until)? {
+                return Ok(());
+            }
+            self.wait_control(left.min(LOOK_AGAIN));
+        }
+    }
+
+    /// Whether this psflip, and no other one, serves; waits while its first child starts.
+    fn is_serving(&self, until: Instant) -> Result<bool, StartError> {
+        let Ok(mut request) = Request::send(&self.control, r#"{"psflip":1,"request":"watch"}"#) else {
+            return Ok(false);
+        };
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
             match request.next(left) {
-                Ok(Some(event)) if event["status"]["state"] == "serving" => return Ok(()),
+                Ok(Some(event)) if !self.is_ours(&event["status"]["pid"]) => return Ok(false),
+                Ok(Some(event)) if event["status"]["state"] == "serving" => return Ok(true),
                 Ok(Some(_)) => {}
                 // psflip exits: its exit status says why.
                 Ok(None) => {
@@ -129,27 +147,23 @@ impl Service {
         }
     }
 
-    fn wait_control(&self, until: Instant) -> Result<Request, StartError> {
+    /// Whether this pid is the psflip that was started, or runs below it. The real service may answer at the same
+    /// path while this one finds out that it can't start.
+    fn is_ours(&self, pid: &Value) -> bool {
+        let pid = pid.as_i64().and_then(|pid| i32::try_from(pid).ok());
+        let own = i32::try_from(std::process::id()).unwrap_or_default();
+        pid.is_some_and(|pid| processes::tree(&[own]).iter().any(|one| one.pid == pid && pid != own))
+    }
+
+    /// Waits until there may be a control socket.
+    fn wait_control(&self, limit: Duration) {
         let directory = self.control.parent().unwrap_or(Path::new("/"));
-        loop {
-            // The service may still make the directory.
-            let watch = DirectoryWatch::new(directory).ok();
-            if let Ok(request) = Request::send(&self.control, r#"{"psflip":1,"request":"watch"}"#) {
-                return Ok(request);
-            }
-            if let Some(end) = self.end() {
-                return Err(StartError::Ended(end));
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(StartError::TimeOut);
-            }
-            // psflip's end is no event of the directory, nor is a directory that is made later.
-            let left = left.min(Duration::from_millis(100));
-            match watch {
-                Some(watch) => watch.wait(left),
-                None => drop(self.reaper.wait(self.pid, left)),
-            }
+        // The service may still make the directory.
+        let watch = DirectoryWatch::new(directory).ok();
+        // psflip's end is no event of the directory, nor is a directory that is made later.
+        match watch.filter(|_| !self.control.exists()) {
+            Some(watch) => watch.wait(limit),
+            None => drop(self.reaper.wait(self.pid, limit.min(LOOK_AGAIN / 5))),
         }
     }
 
