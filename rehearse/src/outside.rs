@@ -136,7 +136,7 @@ fn rehearse(plan: Plan, files: &Files, interrupt: Interrupt) -> u8 {
             return exit::FAILED;
         }
     };
-    let json = plan.args.json;
+    let (json, has_out) = (plan.args.json, plan.args.out.is_some());
     let report = match rehearsal::run(plan, log, interrupt) {
         Ok(report) => report,
         Err(abort) => {
@@ -147,7 +147,7 @@ fn rehearse(plan: Plan, files: &Files, interrupt: Interrupt) -> u8 {
     let text = serde_json::to_string_pretty(&report).unwrap_or_default();
     let summary = if json { format!("{text}\n") } else { report::terminal::summary(&report) };
     let printed = io::stdout().write_all(summary.as_bytes());
-    let written = write_bundle(&files.report, &report, text);
+    let written = if has_out { write_bundle(&files.report, &report, text) } else { Ok(()) };
     if let Err(error) = printed.and(written) {
         complain(&format!("the report can't be written: {error}"));
         return exit::FAILED;
