@@ -327,14 +327,6 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Those of an older version, which hands over its history only.
-    #[must_use]
-    pub fn of(history: &History) -> Self {
-        let mut counts = Self::default();
-        history.iter().for_each(|record| counts.add(record));
-        counts
-    }
-
     /// Counts an upgrade that has ended.
     pub fn add(&mut self, record: &Record) {
         match record.result {
@@ -359,11 +351,11 @@ mod tests {
     #[test]
     fn upgrades_are_counted_by_their_results_and_the_first_start_is_none() {
         // Contract: O8
-        let mut history = History::default();
+        let mut counts = Counts::default();
         let results = [Some(Outcome::Promoted), Some(Outcome::Failed), Some(Outcome::RolledBack), None];
         for (upgrade, result) in (0..).zip(results.into_iter().chain([Some(Outcome::Promoted)])) {
-            history.add(Record { upgrade, result, ..Record::default() });
+            counts.add(&Record { upgrade, result, ..Record::default() });
         }
-        assert_eq!(Counts::of(&history), Counts { promoted: 1, failed: 1, rolled_back: 1 });
+        assert_eq!(counts, Counts { promoted: 1, failed: 1, rolled_back: 1 });
     }
 }

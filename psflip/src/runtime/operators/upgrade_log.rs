@@ -85,8 +85,9 @@ impl Begun {
 impl UpgradeLog {
     /// The log of a new generation `to`. `from`: its predecessor.
     pub(in crate::runtime) fn new(begun: Begun, from: Option<u64>, to: u64, history: History) -> Self {
-        // A predecessor of an older version does not send these.
-        let counts = begun.counts.unwrap_or_else(|| Counts::of(&history));
+        // A predecessor of an older version does not count: the counts begin at 0, as its records are only
+        // the last ones.
+        let counts = begun.counts.unwrap_or_default();
         let Begun { number, at, clock, by, .. } =
             if begun.at == 0 { Begun { number: to - 1, ..Begun::first() } } else { begun };
         let mut own = Record {
@@ -187,13 +188,17 @@ impl UpgradeLog {
 
     /// What the successor gets to know about the running upgrade.
     pub(in crate::runtime) fn for_successor(&self) -> Begun {
-        self.upgrade.as_ref().map_or_else(Begun::first, |UnderWay { record, clock, .. }| Begun {
-            number: record.upgrade,
-            at: record.began_at,
-            clock: *clock,
-            by: record.by.clone(),
-            counts: Some(self.counts),
-        })
+        let counts = Some(self.counts);
+        match &self.upgrade {
+            Some(UnderWay { record, clock, .. }) => Begun {
+                number: record.upgrade,
+                at: record.began_at,
+                clock: *clock,
+                by: record.by.clone(),
+                counts,
+            },
+            None => Begun { counts, ..Begun::first() },
+        }
     }
 
     /// The record of this generation's own start, which moves to the history at the promotion, and its age in
@@ -464,7 +469,7 @@ mod tests {
         let mut history = History::default();
         history.add(Record { upgrade: 1, result: Some(history::Outcome::Failed), ..Record::default() });
         let given = Counts { promoted: 40, failed: 2, rolled_back: 1 };
-        for (counts, promoted, failed) in [(Some(given), 41, 2), (None, 1, 1)] {
+        for (counts, promoted, failed) in [(Some(given), 41, 2), (None, 1, 0)] {
             let begun = Begun { number: 2, at: 1, counts, ..Begun::first() };
             let mut log = UpgradeLog::new(begun, Some(1), 2, history.clone());
             log.promote();
