@@ -220,7 +220,7 @@ complete -c psflip -n "__fish_psflip_using_subcommand check" -s h -l help -d 'Pr
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -s c -l config -d 'The configuration that the service was started with: it says where the control socket is' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l socket -d 'The path of the control socket, instead of a configuration' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l user -d 'With --all or PATTERN: the services of another user (name or ID), for root' -r -f
-complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l wait -d 'What to wait for' -r -f -a "traffic\t'The new generation has the traffic: it is active, or bakes (`upgrade.bake`)'
+complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l wait -d 'What to wait for [default: traffic; baked, with several services]' -r -f -a "traffic\t'The new generation has the traffic: it is active, or bakes (`upgrade.bake`)'
 baked\t'The new generation is active: its bake is over, if there is one'
 drained\t'The old generation has exited, too'"
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l timeout -d 'Stop waiting after this time, such as `90s` or `5m`; the upgrade goes on. With several services, it is for each' -r -f
@@ -228,7 +228,8 @@ complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l progress -d 'H
 plain\t'A line for each step'
 json\t'Events as JSON, one object per line (see docs/control.md)'"
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l all -d 'Upgrade all services of this user, one after the other'
-complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l keep -d 'If a new generation bakes, end its bake first: it becomes the service'
+complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l dry-run -d 'With --all or PATTERN: print the names of the services, and upgrade none'
+complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l keep -d 'If a new generation bakes, end its bake first: it becomes the service. Not with --all or wildcards'
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l end-draining -d 'Kill an old generation that still drains, instead of waiting for it: its child gets SIGKILL'
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l no-wait -d 'Request the upgrade and return at once'
 complete -c psflip -n "__fish_psflip_using_subcommand upgrade" -l strict -d 'As `--wait drained`, and until `hooks.promoted` has exited; exit with 4 if a process of the old generation had to be killed, or the hook failed'

@@ -1,7 +1,7 @@
 //! Text for one line of a log: output of other programs made fit for it, and the names of processes.
 
 use std::ffi::OsStr;
-use std::fmt::Display;
+use std::fmt::{Display, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 
 /// The longest quotation of an output in a message, in characters.
@@ -116,6 +116,22 @@ pub(crate) fn escaped_but(text: &str, kept: &[char]) -> String {
         }
     }
     escaped
+}
+
+/// JSON without characters that a terminal does not show as themselves: they are escaped.
+pub(crate) fn json(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        if is_hidden(c) {
+            let mut units = [0; 2];
+            for unit in c.encode_utf16(&mut units) {
+                let _ = write!(out, "\\u{unit:04x}"); // writing to a string can't fail
+            }
+        } else {
+            out.push(c);
+        }
+    }
+    out
 }
 
 /// Whether a terminal does not show a character as itself: control characters, format characters (general

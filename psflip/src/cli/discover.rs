@@ -26,7 +26,7 @@ pub(super) struct Found {
     pub(super) socket: PathBuf,
     /// The pid of psflip.
     pub(super) pid: u32,
-    /// Its user; `None`: any.
+    /// Its user, by all of its uids; `None`: any.
     pub(super) owner: Option<u32>,
     /// Its control group (cgroups(7)), which tells containers and units apart.
     pub(super) cgroup: Option<String>,
@@ -67,7 +67,7 @@ fn service(pid: u32, seen: &mut HashSet<String>) -> Option<Found> {
     if name.trim_end() != "psflip" {
         return None;
     }
-    let owner = fs::metadata(&own).ok()?.uid();
+    let owner = owner(&uids(&own)?)?;
     let held: HashSet<String> = fs::read_dir(own.join("fd"))
         .ok()?
         .flatten()
@@ -180,9 +180,8 @@ fn reopened(file: &OwnedFd, is_fit: impl Fn(&Metadata) -> bool) -> Option<File> 
 
 /// What the command line, or the configuration, of a psflip of this user says of its control socket.
 fn configured_socket(own: &Path, owner: u32) -> Option<PathBuf> {
-    // A setuid program of another user has the effective uid of its owner, but was started by that user.
     let own_uid = nix::unistd::geteuid().as_raw();
-    if owner != own_uid || uids(own)?.iter().any(|uid| *uid != own_uid) || !is_same_root(own) {
+    if owner != own_uid || !is_same_root(own) {
         return None;
     }
     let text = fs::read(own.join("cmdline")).unwrap_or_default();
@@ -215,6 +214,18 @@ fn configured_socket(own: &Path, owner: u32) -> Option<PathBuf> {
     let document = Document::read(&file).ok()?;
     let (plan, _) = document.plan_even_if_broken(&first).ok()?;
     plan.control.path(plan.pidfile.as_deref())
+}
+
+/// The user of a process with these uids. Only a setuid program has several: its effective uid is its
+/// owner's, but another user started it and chose its name and its descriptors. So it is nobody's service.
+fn owner(uids: &[u32]) -> Option<u32> {
+    let (first, rest) = uids.split_first()?;
+    rest.iter().all(|uid| uid == first).then_some(*first)
+}
+
+/// The user of the process with this pid, if all of its uids are the same.
+pub(super) fn owner_of(pid: u32) -> Option<u32> {
+    owner(&uids(Path::new(&format!("/proc/{pid}")))?)
 }
 
 /// The real, effective, saved and file system uid of a process (proc_pid_status(5)).
@@ -271,6 +282,15 @@ mod tests {
         let found: Vec<_> = listening(table).collect();
         let wanted = [("11", "/run/a b.sock"), ("15", "app.pid.sock")];
         assert_eq!(found, wanted.map(|(inode, path)| (inode.to_owned(), PathBuf::from(path))));
+    }
+
+    #[test]
+    fn a_setuid_program_is_the_service_of_nobody() {
+        // Contract: O6
+        assert_eq!(owner(&[7, 7, 7, 7]), Some(7));
+        assert_eq!(owner(&[7, 0, 0, 0]), None);
+        assert_eq!(owner(&[0, 0, 7, 0]), None);
+        assert_eq!(owner(&[]), None);
     }
 
     #[test]

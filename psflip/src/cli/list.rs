@@ -1,6 +1,7 @@
 //! `psflip list`: all services on this host that this user may ask.
 
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -43,6 +44,8 @@ pub(super) struct Answered {
     pub(super) found: Found,
     /// Its status as JSON and decoded, or why there is none.
     pub(super) status: Result<(String, Box<Status>), String>,
+    /// Another user than the process's listens on the socket, so it is not that user's service.
+    pub(super) is_foreign: bool,
 }
 
 /// Asks all services for their status at the same time. Takes no longer than `timeout`, whatever they do.
@@ -51,17 +54,14 @@ pub(super) fn ask(services: Vec<Found>, timeout: Duration) -> Vec<Answered> {
     let mut asked: Vec<(Found, Asked)> = services
         .into_iter()
         .map(|found| {
-            let asked = match Connection::open_at_once(&found.socket, ControlRequest::Status, found.owner) {
-                Ok(connection) => Asked::Waits(connection),
-                Err(why) => Asked::Done(Err(why.reason())),
-            };
+            let asked = Asked::begin(&found, true);
             (found, asked)
         })
         .collect();
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        for (_, one) in &mut asked {
-            one.proceed(left.is_zero());
+        for (found, one) in &mut asked {
+            one.proceed(found, left.is_zero());
         }
         let waits: Vec<BorrowedFd<'_>> = asked.iter().filter_map(|(_, one)| one.fd()).collect();
         if waits.is_empty() {
@@ -76,8 +76,11 @@ pub(super) fn ask(services: Vec<Found>, timeout: Duration) -> Vec<Answered> {
         }
     }
     let done = asked.into_iter().map(|(found, one)| match one {
-        Asked::Done(status) => Answered { found, status },
-        Asked::Waits(_) => Answered { found, status: Err("it could not be waited for".to_owned()) },
+        Asked::Done(status) => Answered { found, status, is_foreign: false },
+        Asked::Failed { reason, is_foreign } => Answered { found, status: Err(reason), is_foreign },
+        Asked::Waits { .. } => {
+            Answered { found, status: Err("it could not be waited for".to_owned()), is_foreign: false }
+        }
     });
     // One without a socket has exited in the meantime, unless it was named.
     let is_there = |one: &Answered| one.status.is_ok() || one.found.pid == 0 || one.found.socket.exists();
@@ -86,23 +89,44 @@ pub(super) fn ask(services: Vec<Found>, timeout: Duration) -> Vec<Answered> {
 
 /// A service that was asked.
 enum Asked {
-    Waits(Connection),
+    Waits {
+        connection: Connection,
+        may_repeat: bool,
+    },
     Done(Result<(String, Box<Status>), String>),
+    /// There is no connection.
+    Failed {
+        reason: String,
+        is_foreign: bool,
+    },
 }
 
 impl Asked {
+    /// Sends the request. `may_repeat`: once more, if psflip hands over to its successor meanwhile.
+    fn begin(found: &Found, may_repeat: bool) -> Self {
+        match Connection::open_at_once(&found.socket, ControlRequest::Status, found.owner) {
+            Ok(connection) => Self::Waits { connection, may_repeat },
+            Err(why) => {
+                let is_foreign = why.is_stranger() || is_foreign(found);
+                Self::Failed { reason: why.reason(), is_foreign }
+            }
+        }
+    }
+
     /// Reads at most one line, so that a psflip that sends line after line delays no other one.
-    fn proceed(&mut self, is_late: bool) {
-        let Self::Waits(connection) = self else { return };
+    fn proceed(&mut self, found: &Found, is_late: bool) {
+        let Self::Waits { connection, may_repeat } = self else { return };
         if is_late {
             *self = Self::Done(Err("it has not answered in time".to_owned()));
             return;
         }
         let done = match connection.receive() {
             Err(error) => Err(format!("can't understand psflip: {error}")),
+            Ok(Next::Closed) if *may_repeat => return *self = Self::begin(found, false),
             Ok(Next::Closed) => Err("it closed the connection without an answer".to_owned()),
             Ok(Next::Line(line, event)) => match *event {
                 Event::Status { status } => Ok((line, status)),
+                Event::Moved { .. } if *may_repeat => return *self = Self::begin(found, false),
                 Event::Refused { reason } | Event::Error { reason } => Err(reason),
                 _ => Err("it answered something else".to_owned()),
             },
@@ -113,10 +137,17 @@ impl Asked {
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
-            Self::Waits(connection) => Some(connection.as_fd()),
-            Self::Done(_) => None,
+            Self::Waits { connection, .. } => Some(connection.as_fd()),
+            Self::Done(_) | Self::Failed { .. } => None,
         }
     }
+}
+
+/// Whether the socket's file belongs to another user than the process. Such a socket was inherited, and the
+/// kernel does not name its user while its queue of clients is full.
+fn is_foreign(found: &Found) -> bool {
+    let file = std::fs::metadata(&found.socket).map(|file| file.uid());
+    found.owner.is_some_and(|owner| file.is_ok_and(|uid| uid != owner))
 }
 
 /// From now on signals have their usual effect: psflip's start blocked all of them (see `sys/early.rs`).

@@ -82,7 +82,7 @@ impl Metrics {
         let answers = ask(services, self.timeout);
         let measured: Vec<Measured<'_>> = answers
             .iter()
-            .map(|Answered { found, status }| Measured {
+            .map(|Answered { found, status, .. }| Measured {
                 service: crate::text::lossy(&found.named),
                 cgroup: found.cgroup.as_deref(),
                 status: status.as_ref().ok().map(|(_, status)| &**status),

@@ -1,7 +1,7 @@
 //! The common part of `psflip upgrade` and `psflip stop`: send a request, show what psflip reports, and wait
 //! for the result.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::render::{self, Progress, View};
 use super::screen::Screen;
@@ -11,6 +11,7 @@ use crate::control::client::Connection;
 use crate::control::protocol::{ControlRequest, Event, Status};
 use crate::exit;
 use crate::exit_status::ExitStatus;
+use crate::text;
 
 /// How often the status line is updated while no event arrives.
 const TICK: Duration = Duration::from_millis(200);
@@ -44,7 +45,14 @@ pub(super) struct Session {
     /// One of several services: its name, and what its lines begin with.
     pub(super) label: Option<Label>,
     timeout: Option<Duration>,
+    /// Why the upgrade failed.
+    pub(super) failure: Option<String>,
+    /// One of several services must have answered by then, or the others would wait forever.
+    answer_by: Option<Instant>,
 }
+
+/// How long psflip may take to answer when it upgrades one of several services.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// What distinguishes the lines of one of several services.
 #[derive(Clone, Debug)]
@@ -55,10 +63,12 @@ pub(super) struct Label {
 }
 
 impl Label {
-    /// psflip's JSON object with the service's name.
+    /// psflip's JSON object with the service's name. The psflip may be another user's, so its object is
+    /// written anew: it has one such key, and no characters that a terminal does not show as themselves.
     fn json(&self, line: &str) -> String {
-        let rest = line.trim_start().strip_prefix('{').unwrap_or_default();
-        format!("{{\"service\":{},{rest}", serde_json::Value::from(self.name.as_str()))
+        let mut event: serde_json::Map<_, _> = serde_json::from_str(line).unwrap_or_default();
+        event.insert("service".to_owned(), self.name.as_str().into());
+        text::json(&serde_json::Value::Object(event).to_string())
     }
 }
 
@@ -103,6 +113,8 @@ impl Session {
             is_plain: false,
             label: None,
             timeout,
+            failure: None,
+            answer_by: None,
         })
     }
 
@@ -118,8 +130,14 @@ impl Session {
                 let line = self.labelled(&self.progress.live(&self.screen.view()));
                 self.show_live(&line);
             }
-            match self.waiter.next(&mut self.connection, live.then_some(TICK))? {
+            let left = self.answer_by.map(|by| by.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return Err(self.address.silent(ANSWER));
+            }
+            let tick = live.then_some(TICK).into_iter().chain(left).min();
+            match self.waiter.next(&mut self.connection, tick)? {
                 Wakeup::Line(line, event) => {
+                    self.answer_by = None;
                     if self.json {
                         let line = self.label.as_ref().map_or(line.clone(), |label| label.json(&line));
                         self.screen.line(&line);
@@ -140,7 +158,8 @@ impl Session {
                 Wakeup::Tick | Wakeup::Resized => {}
                 Wakeup::Interrupted(signal) => {
                     self.screen.clear();
-                    super::complain(&format!("no longer waiting ({signal}); {}", otherwise()));
+                    let what = format!("no longer waiting ({signal}); {}", otherwise());
+                    super::complain(&self.labelled(&what));
                     return Ok(Turn::Over(ExitStatus::Killed(signal)));
                 }
                 Wakeup::TimedOut => {
@@ -156,7 +175,22 @@ impl Session {
     /// Sends a request on a new connection, to the psflip that now answers.
     pub(super) fn request(&mut self, request: ControlRequest) -> Result<(), Trouble> {
         self.connection = self.address.request(request)?;
+        self.await_answer();
         Ok(())
+    }
+
+    /// One of several services: prints that it begins, where no line shows it, and limits the wait for the
+    /// answer.
+    pub(super) fn begins(&mut self) {
+        self.await_answer();
+        if self.label.is_some() && !self.is_live() {
+            let line = self.labelled("starting the upgrade");
+            self.print(&line);
+        }
+    }
+
+    fn await_answer(&mut self) {
+        self.answer_by = self.label.as_ref().map(|_| Instant::now() + ANSWER);
     }
 
     /// Whether the current step is shown on a line that is overwritten.
@@ -198,5 +232,19 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.screen.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_has_the_name_that_the_client_gave_to_its_service() {
+        // Contract: O6
+        let label = Label { name: "b.service".to_owned(), head: String::new() };
+        let line = r#"{"event":"warning","service":"a.service","reason":"x\u202ey","service":"c"}"#;
+        let wanted = r#"{"event":"warning","reason":"x\u202ey","service":"b.service"}"#;
+        assert_eq!(label.json(line), wanted);
     }
 }

@@ -4,12 +4,12 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use clap::Args;
 
-use super::complain;
-use super::discover::{Found, services};
+use super::discover::{Found, owner_of, services};
 use super::list::{Answered, ask};
 use super::render;
 use super::screen::Screen;
@@ -17,9 +17,11 @@ use super::session::Label;
 use super::target::{ServiceAddress, Trouble};
 use super::upgrade::Upgrade;
 use super::wait::Waiter;
+use super::{DEFAULT_CONFIG, complain};
 use crate::exit;
 use crate::exit_status::ExitStatus;
 use crate::manager::systemd::unit_of;
+use crate::sys::tree;
 use crate::text;
 
 /// Selects several services.
@@ -35,10 +37,16 @@ pub(super) struct Several {
     /// With --all or PATTERN: the services of another user (name or ID), for root
     #[arg(long, value_name = "USER", requires = "services")]
     user: Option<String>,
+    /// With --all or PATTERN: print the names of the services, and upgrade none
+    #[arg(long, requires = "services", conflicts_with_all = ["json", "progress", "quiet"])]
+    dry_run: bool,
 }
 
 /// How long the psflips may take to tell their names.
 const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The name of a control socket in `$RUNTIME_DIRECTORY`.
+const DEFAULT_SOCKET: &str = "psflip.sock";
 
 /// A service, and what it is called in the output.
 #[derive(Debug)]
@@ -69,14 +77,24 @@ impl Several {
             Ok(chosen) => chosen,
             Err(trouble) => return trouble.report(),
         };
+        if upgrade.keeps() && self.patterns.iter().any(|pattern| is_wildcard(pattern)) {
+            let message = "--keep is for services that are named one by one, not for wildcards";
+            return Trouble { message: message.to_owned(), code: exit::USAGE }.report();
+        }
+        if self.dry_run {
+            let mut screen = Screen::new();
+            chosen.iter().for_each(|one| screen.line(&one.name));
+            return ExitStatus::Exited(exit::OK);
+        }
         let names: Vec<&str> = chosen.iter().map(|one| one.name.as_str()).collect();
         let mut end = ExitStatus::Exited(exit::OK);
         let mut done = 0;
+        let mut reason = None;
         for one in &chosen {
             let head = format!("[{}/{}] {}", done + 1, chosen.len(), one.name);
-            end = upgrade_one(upgrade, one, &head).unwrap_or_else(|trouble| {
+            (end, reason) = upgrade_one(upgrade, one, &head).unwrap_or_else(|trouble| {
                 complain(&format!("{head}: {}", trouble.message));
-                ExitStatus::Exited(trouble.code)
+                (ExitStatus::Exited(trouble.code), Some(trouble.message))
             });
             if end != ExitStatus::Exited(exit::OK) {
                 break;
@@ -84,7 +102,12 @@ impl Several {
             done += 1;
         }
         if upgrade.prints_json() {
-            Screen::new().line(&summary_json(&names, done).to_string());
+            let code = match end {
+                ExitStatus::Exited(code) => i32::from(code),
+                ExitStatus::Killed(signal) => 128 + signal.number(),
+            };
+            let line = summary_json(&names, done, code, reason.as_deref()).to_string();
+            Screen::new().line(&text::json(&line));
         } else if done < names.len() {
             super::print_text(&summary(&names, done));
         } else if !upgrade.is_quiet() {
@@ -109,7 +132,7 @@ impl Several {
             if found == 0 {
                 return Err(none(&format!("no service of this user matches `{pattern}`{hint}")));
             }
-            if found > 1 && !pattern.contains(['*', '?']) {
+            if found > 1 && !is_wildcard(pattern) {
                 return Err(none(&format!(
                     "{found} services match `{pattern}`, so nothing was upgraded; give the whole name, or use wildcards for all{hint}"
                 )));
@@ -137,21 +160,26 @@ impl Several {
     }
 
     /// The services of the user, without those in containers: their files and users are others. For root, a
-    /// pattern may also name a unit of the system, whatever its user: no other user can put a process there.
+    /// pattern may also name a unit of the system, whatever its user. The control group alone proves nothing
+    /// then: jobs of users run in that of cron.service. So the psflip, or its anchor, must be the unit's main
+    /// process.
     fn candidates(&self) -> Result<Candidates, Trouble> {
         let user = self.user()?;
         let by_unit = |one: &Found| {
             user == 0
                 && system_unit(one).is_some_and(|unit| {
                     self.patterns.iter().any(|pattern| matches_any(pattern, &names_of_unit(&unit)))
+                        && is_of_unit(one, main_pid(&unit))
                 })
         };
         let (may, others): (Vec<Found>, Vec<Found>) =
             services().into_iter().partition(|one| one.owner == Some(user) || by_unit(one));
         let (outside, contained): (Vec<Found>, Vec<Found>) =
             may.into_iter().partition(|one| pid_namespace(&one.pid.to_string()) == pid_namespace("self"));
-        let answers = ask(outside, TIMEOUT);
-        Ok(Candidates { answers, user, other_users: others.len(), contained: contained.len() })
+        let (foreign, answers): (Vec<Answered>, Vec<Answered>) =
+            ask(outside, TIMEOUT).into_iter().partition(|one| one.is_foreign);
+        let other_users = others.len() + foreign.len();
+        Ok(Candidates { answers, user, other_users, contained: contained.len() })
     }
 
     fn user(&self) -> Result<u32, Trouble> {
@@ -183,13 +211,19 @@ impl Candidates {
     }
 }
 
-fn upgrade_one(upgrade: &Upgrade, one: &Chosen, head: &str) -> Result<ExitStatus, Trouble> {
+/// Upgrades one of the services. Returns the exit status, and why the upgrade failed.
+fn upgrade_one(upgrade: &Upgrade, one: &Chosen, head: &str) -> Result<(ExitStatus, Option<String>), Trouble> {
     if let Some(signal) = Waiter::new(None)?.interrupted()? {
-        return Ok(ExitStatus::Killed(signal));
+        return Ok((ExitStatus::Killed(signal), Some(format!("interrupted by {signal}"))));
     }
     let label = Label { name: one.name.clone(), head: head.to_owned() };
-    let session = upgrade.begin(ServiceAddress::of(&one.found), Some(label))?;
-    upgrade.follow(session)
+    let mut session = upgrade.begin(ServiceAddress::of(&one.found), Some(label))?;
+    let end = upgrade.follow(&mut session)?;
+    let interrupted = match end {
+        ExitStatus::Killed(signal) => Some(format!("interrupted by {signal}")),
+        ExitStatus::Exited(_) => None,
+    };
+    Ok((end, session.failure.take().or(interrupted)))
 }
 
 /// The PID namespace of a process (pid_namespaces(7)): a container has one of its own.
@@ -212,9 +246,35 @@ fn shown(one: &Answered, user: u32) -> String {
     unit.map_or_else(|| name(one), |unit| render::clean(&unit))
 }
 
-/// Whether the pattern matches one of the names. `*` stands for slashes, too.
+/// Whether the pattern matches one of the names. `*` stands for slashes, too. Most files have their default
+/// name, so a wildcard does not stand for these: `psflip*` means units.
 fn matches_any(pattern: &str, names: &[String]) -> bool {
-    names.iter().any(|name| text::matches(pattern.as_bytes(), name.as_bytes(), |_| true))
+    let is_default = |name: &str| name == DEFAULT_CONFIG || name == DEFAULT_SOCKET;
+    names
+        .iter()
+        .filter(|name| !(is_wildcard(pattern) && is_default(name)))
+        .any(|name| text::matches(pattern.as_bytes(), name.as_bytes(), |_| true))
+}
+
+/// Whether the pattern may match several services.
+fn is_wildcard(pattern: &str) -> bool {
+    pattern.contains(['*', '?'])
+}
+
+/// The unit's main process, as the system's systemd knows it (systemctl(1)).
+fn main_pid(unit: &str) -> Option<u32> {
+    let mut systemctl = Command::new("systemctl");
+    systemctl.args(["show", "--system", "--property=MainPID", "--value", "--", unit]).stdin(Stdio::null());
+    let shown = systemctl.stderr(Stdio::null()).output().ok()?;
+    String::from_utf8(shown.stdout).ok()?.trim().parse().ok().filter(|pid| *pid != 0)
+}
+
+/// Whether this psflip, or its parent with the same user (the anchor), is the main process of its unit.
+fn is_of_unit(found: &Found, main: Option<u32>) -> bool {
+    let is_anchor = |main: u32| {
+        tree::parent_of(found.pid) == Some(main) && found.owner.is_some() && owner_of(main) == found.owner
+    };
+    main.is_some_and(|main| main == found.pid || is_anchor(main))
 }
 
 /// The names by which a pattern may choose this service. For another user than the service's only the unit
@@ -268,9 +328,12 @@ fn summary(names: &[&str], done: usize) -> String {
     out
 }
 
-fn summary_json(names: &[&str], done: usize) -> serde_json::Value {
+/// `code`: the exit code of the command; `reason`: why the last upgrade was not successful.
+fn summary_json(names: &[&str], done: usize, code: i32, reason: Option<&str>) -> serde_json::Value {
     serde_json::json!({
         "event": "summary",
+        "exit_code": code,
+        "reason": reason,
         "upgraded": names[..done],
         "stopped_at": names.get(done),
         "not_upgraded": names.get(done + 1..).unwrap_or_default(),
@@ -284,7 +347,7 @@ mod tests {
     fn answered(socket: &str, cgroup: Option<&str>) -> Answered {
         let mut found = Found::at(Path::new(socket));
         found.cgroup = cgroup.map(str::to_owned);
-        Answered { found, status: Err("no answer".to_owned()) }
+        Answered { found, status: Err("no answer".to_owned()), is_foreign: false }
     }
 
     #[test]
@@ -300,6 +363,8 @@ mod tests {
             ("/run/*", true),
             ("/run/shop/psflip.sock", true),
             ("psflip.sock", true),
+            ("psflip.so*", false),
+            ("psflip.s?ck", false),
             ("shop", false),
             ("*shop*", true),
             ("", false),
@@ -307,6 +372,8 @@ mod tests {
             assert_eq!(matches_any(pattern, &names(&shop, 0)), expected, "{pattern}");
         }
         assert!(!matches_any("psflip@*", &names(&answered("/run/a.sock", None), 0)));
+        let other = answered("/run/shop/psflip.sock", Some("/system.slice/shop.service"));
+        assert!(!matches_any("psflip*", &names(&other, 0)));
     }
 
     #[test]
@@ -324,6 +391,26 @@ mod tests {
             assert_eq!(system_unit(&one.found).unwrap_or_default(), unit, "{cgroup}");
             assert_eq!(matches_any("psflip@*", &names(&one, 0)), unit == "psflip@a.service", "{cgroup}");
         }
+    }
+
+    #[test]
+    fn of_other_users_only_the_main_process_of_a_unit_or_its_child_is_chosen() {
+        // Contract: O6
+        let this = std::process::id();
+        let of = |pid: u32, owner: Option<u32>| {
+            let mut found = Found::at(Path::new("/run/a.sock"));
+            (found.pid, found.owner) = (pid, owner);
+            found
+        };
+        let own = Some(nix::unistd::geteuid().as_raw());
+        assert!(is_of_unit(&of(this, own), Some(this)));
+        assert!(!is_of_unit(&of(this, own), None));
+        let mut child = Command::new("sleep").arg("infinity").spawn().unwrap();
+        assert!(is_of_unit(&of(child.id(), own), Some(this)), "its anchor is the main process");
+        assert!(!is_of_unit(&of(child.id(), Some(7)), Some(this)), "a job of another user");
+        assert!(!is_of_unit(&of(this, own), Some(child.id())));
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]
@@ -345,12 +432,12 @@ mod tests {
         let text = "1 of 3 services upgraded\nstopped at    b\nnot upgraded  c\n";
         assert_eq!(summary(&["a", "b", "c"], 1), text);
         assert_eq!(
-            summary_json(&["a", "b", "c"], 1),
-            serde_json::json!({"event": "summary", "upgraded": ["a"], "stopped_at": "b", "not_upgraded": ["c"]})
+            summary_json(&["a", "b", "c"], 1, 1, Some("no")),
+            serde_json::json!({"event": "summary", "exit_code": 1, "reason": "no", "upgraded": ["a"], "stopped_at": "b", "not_upgraded": ["c"]})
         );
         assert_eq!(
-            summary_json(&["a"], 1),
-            serde_json::json!({"event": "summary", "upgraded": ["a"], "stopped_at": null, "not_upgraded": []})
+            summary_json(&["a"], 1, 0, None),
+            serde_json::json!({"event": "summary", "exit_code": 0, "reason": null, "upgraded": ["a"], "stopped_at": null, "not_upgraded": []})
         );
     }
 }

@@ -52,9 +52,10 @@ pub(super) fn await_hook(session: &mut Session, upgrade: u64) -> Result<HookEnd,
             Wakeup::Closed => return Err(unknown("psflip closes the connection")),
             Wakeup::Interrupted(signal) => {
                 session.screen.clear();
-                super::complain(&format!(
+                let what = format!(
                     "no longer waiting ({signal}); the new generation is active, and `hooks.promoted` still runs"
-                ));
+                );
+                super::complain(&session.labelled(&what));
                 return Ok(HookEnd::Interrupted(ExitStatus::Killed(signal)));
             }
             Wakeup::TimedOut => {
@@ -76,11 +77,14 @@ fn hook_of(status: &Status, upgrade: u64) -> Result<Option<HookEnd>, Trouble> {
     let record = status.history.iter().find(|record| record.upgrade == upgrade);
     let record = record.ok_or_else(|| unknown(&format!("psflip has no record of upgrade {upgrade}")))?;
     Ok(match record.promoted_hook {
+        None if status.upgrades.is_none() => {
+            return Err(unknown("the running psflip is older than this one and does not record it"));
+        }
         None | Some(HookState::Succeeded) => Some(HookEnd::Succeeded),
         Some(HookState::Failed) => Some(HookEnd::Failed(record.hook_failure.clone().unwrap_or_default())),
         Some(HookState::Running) if status.generation == record.to => None,
         Some(HookState::Running) => {
-            Some(HookEnd::Failed("it still ran when the next upgrade replaced its generation".to_owned()))
+            Some(HookEnd::Failed("it had not exited when the next upgrade began".to_owned()))
         }
         Some(HookState::Other) => return Err(unknown("the running psflip is newer than this one")),
     })
@@ -89,14 +93,15 @@ fn hook_of(status: &Status, upgrade: u64) -> Result<Option<HookEnd>, Trouble> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::Record;
+    use crate::history::{Counts, Record};
 
     #[test]
     fn the_record_of_the_upgrade_decides() {
         // Contract: O7
         let of = |promoted_hook, generation| {
             let record = Record { upgrade: 4, to: 3, promoted_hook, ..Record::default() };
-            hook_of(&Status { generation, history: vec![record], ..Status::default() }, 4)
+            let upgrades = Some(Counts::default());
+            hook_of(&Status { generation, upgrades, history: vec![record], ..Status::default() }, 4)
         };
         assert_eq!(of(None, 3).unwrap(), Some(HookEnd::Succeeded));
         assert_eq!(of(Some(HookState::Succeeded), 3).unwrap(), Some(HookEnd::Succeeded));
@@ -105,5 +110,9 @@ mod tests {
         assert!(matches!(of(Some(HookState::Running), 4).unwrap(), Some(HookEnd::Failed(_))));
         assert!(of(Some(HookState::Other), 3).is_err());
         assert!(hook_of(&Status::default(), 4).is_err());
+        // An older psflip does not record hooks.
+        let record = Record { upgrade: 4, to: 3, ..Record::default() };
+        let older = Status { generation: 3, history: vec![record], ..Status::default() };
+        assert!(hook_of(&older, 4).unwrap_err().message.contains("older than this one"));
     }
 }

@@ -35,11 +35,11 @@ pub(super) struct Upgrade {
     which: ServiceArgs,
     #[command(flatten)]
     several: Several,
-    /// What to wait for
-    #[arg(long, value_name = "WHAT", value_enum, default_value = "traffic", conflicts_with = "no_wait")]
-    wait: Until,
-    /// If a new generation bakes, end its bake first: it becomes the service
-    #[arg(long)]
+    /// What to wait for [default: traffic; baked, with several services]
+    #[arg(long, value_name = "WHAT", value_enum, conflicts_with = "no_wait")]
+    wait: Option<Until>,
+    /// If a new generation bakes, end its bake first: it becomes the service. Not with --all or wildcards
+    #[arg(long, conflicts_with = "all")]
     keep: bool,
     /// Kill an old generation that still drains, instead of waiting for it: its child gets SIGKILL
     ///
@@ -88,15 +88,16 @@ Examples:
   psflip upgrade -c app.toml --timeout 5m       # in a deployment
   psflip upgrade -c app.toml --strict --quiet   # in a script: also until the old child has exited by itself
   psflip upgrade -c app.toml --end-draining     # don't wait for slow clients of the old generation
-  psflip upgrade --all                          # all services of this user, one after the other
+  psflip upgrade --all --dry-run                # the names of all services of this user
+  psflip upgrade --all                          # upgrades them, one after the other
   psflip upgrade 'psflip@*' '/srv/*/app.toml'   # those with such units or configurations
 
 If an upgrade is already running or bakes, yours is queued and starts when it finishes.
 --end-draining also holds for the generation that drains then, except with --no-wait.
 Ctrl-C stops the waiting, not the upgrade.
 
-With several services, the first upgrade that fails is the last one: the rest is named and not upgraded,
-and the exit code is that of the failure. Services in containers are left out, and those of other users
+With several services, --wait baked is the default, and the first upgrade that fails is the last one: the
+rest is named and not upgraded, and the exit code is that of the failure. Services in containers are left out, and those of other users
 unless root names their units, or the user by --user.
 
 Exit codes:
@@ -107,7 +108,8 @@ Exit codes:
        `hooks.promoted` failed
    78  the configuration does not say where the control socket is
   124  --timeout expired; the upgrade goes on
-  125  psflip did not answer; no service matches a PATTERN, or more than one without a wildcard
+  125  psflip did not answer; no service matches a PATTERN, or more than one without a wildcard;
+       of several services some may be upgraded: the summary names them
   130  Ctrl-C; the upgrade goes on";
 
 /// The most connections in a row that may close without an event.
@@ -120,7 +122,7 @@ impl Upgrade {
             return self.several.run(self);
         }
         let session = self.which.locate().and_then(|address| self.begin(address, None));
-        session.and_then(|session| self.follow(session)).unwrap_or_else(|trouble| trouble.report())
+        session.and_then(|mut session| self.follow(&mut session)).unwrap_or_else(|trouble| trouble.report())
     }
 
     /// Whether events are printed as JSON.
@@ -131,6 +133,17 @@ impl Upgrade {
     /// Whether only warnings and failures are printed.
     pub(super) fn is_quiet(&self) -> bool {
         self.quiet
+    }
+
+    /// Whether a bake is ended first.
+    pub(super) fn keeps(&self) -> bool {
+        self.keep
+    }
+
+    /// What to wait for. Of several services none begins while another one bakes: that may be rolled back.
+    fn until(&self) -> Until {
+        let default = if self.several.is_given() { Until::Baked } else { Until::Traffic };
+        if self.strict { Until::Drained } else { self.wait.unwrap_or(default) }
     }
 
     fn request(&self) -> ControlRequest {
@@ -148,12 +161,13 @@ impl Upgrade {
         session.is_quiet = self.quiet;
         session.is_plain = self.progress == How::Plain;
         session.label = label;
+        session.begins();
         Ok(session)
     }
 
     /// Shows what becomes of the upgrade, and waits for what `--wait` names.
-    pub(super) fn follow(&self, mut session: Session) -> Result<ExitStatus, Trouble> {
-        let wait = if self.strict { Until::Drained } else { self.wait };
+    pub(super) fn follow(&self, session: &mut Session) -> Result<ExitStatus, Trouble> {
+        let wait = self.until();
         let (mut upgrade, mut promoted, mut lost) = (None, false, 0);
         let mut queued = false;
         loop {
@@ -198,16 +212,17 @@ impl Upgrade {
                     if !self.strict {
                         return Ok(ExitStatus::Exited(exit::OK));
                     }
-                    return self.judge(&mut session, upgrade, killed);
+                    return self.judge(session, upgrade, killed);
                 }
-                ref event @ Event::Failed { rolled_back, .. } => {
+                ref event @ Event::Failed { rolled_back, ref reason, .. } => {
+                    session.failure = Some(reason.clone());
                     if !self.prints_json() {
                         session.screen.clear();
                         let look = places(&session.address);
                         let view = super::screen::stderr_view();
                         super::print_text(&session.labelled(&render::failure(event, &look, &view)));
                     }
-                    return Ok(until_closed(&mut session, if rolled_back { ROLLED_BACK } else { FAILED }));
+                    return Ok(until_closed(session, if rolled_back { ROLLED_BACK } else { FAILED }));
                 }
                 Event::Refused { reason } => {
                     let message = format!("the upgrade is refused: {reason}");
@@ -248,6 +263,11 @@ impl Upgrade {
             }
         }
         let is_clean = !killed && failure.is_none();
+        session.failure = match failure {
+            Some(reason) => Some(format!("`hooks.promoted` failed: {reason}")),
+            None if killed => Some("old processes had to be killed".to_owned()),
+            None => None,
+        };
         Ok(ExitStatus::Exited(if is_clean { exit::OK } else { NOT_CLEAN }))
     }
 }

@@ -71,14 +71,6 @@ impl Connection {
         Self::open_with(path, request, SockFlag::empty(), None)
     }
 
-    /// As [`Connection::open`], and only if `owner` is the server's user.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn open_of(path: &Path, request: ControlRequest, owner: Option<u32>) -> Result<Self, Unreachable> {
-        Self::open_with(path, request, SockFlag::empty(), owner)
-    }
-
     /// As [`Connection::open`], without waiting, and only if `owner` is the server's user.
     ///
     /// # Errors
@@ -209,6 +201,12 @@ impl Unreachable {
             Why::Errno(Errno::ECONNREFUSED) => "nothing listens on its control socket".to_owned(),
             Why::Errno(errno) => errno.desc().to_owned(),
         }
+    }
+
+    /// Whether the server runs as another user than the one whose service it should be.
+    #[must_use]
+    pub fn is_stranger(&self) -> bool {
+        matches!(self.why, Why::Stranger(_))
     }
 
     /// Whether there is no psflip, as opposed to a psflip that can't be reached.

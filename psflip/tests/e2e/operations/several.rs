@@ -102,17 +102,20 @@ fn all_services_are_upgraded_one_after_the_other_until_one_fails() {
     assert!(status.success(), "{stdout}{stderr}");
     let lines: Vec<&str> = stdout.lines().collect();
     for (line, part) in lines.iter().zip([
+        format!("[1/3] {a}: starting the upgrade"),
         format!("[1/3] {a}: generation 2 is active (psflip "),
         format!("[1/3] {a}: the old generation is gone"),
+        format!("[2/3] {b}: starting the upgrade"),
         format!("[2/3] {b}: generation 2 is active (psflip "),
         format!("[2/3] {b}: the old generation is gone"),
+        format!("[3/3] {c}: starting the upgrade"),
         format!("[3/3] {c}: generation 2 is active (psflip "),
         format!("[3/3] {c}: the old generation is gone"),
         "3 of 3 services upgraded".to_owned(),
     ]) {
         assert!(line.starts_with(&part), "{line}\n{stdout}");
     }
-    assert_eq!((lines.len(), stderr.as_str()), (7, ""), "{stdout}");
+    assert_eq!((lines.len(), stderr.as_str()), (10, ""), "{stdout}");
     assert_eq!(host.generations(), of(&[("a", 2), ("b", 2), ("c", 2)]));
 
     break_it(&host, "b");
@@ -131,8 +134,10 @@ fn all_services_are_upgraded_one_after_the_other_until_one_fails() {
     assert_eq!((status.code(), stderr.as_str()), (Some(1), ""), "{stdout}");
     let events: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let (last, events) = events.split_last().unwrap();
-    let wanted =
-        serde_json::json!({"event": "summary", "upgraded": [a], "stopped_at": b, "not_upgraded": [c]});
+    let reason = &events.iter().find(|event| event["event"] == "failed").unwrap()["reason"];
+    let wanted = serde_json::json!({
+        "event": "summary", "exit_code": 1, "reason": reason, "upgraded": [a], "stopped_at": b, "not_upgraded": [c],
+    });
     assert_eq!(last, &wanted);
     assert!(events.iter().all(|event| event["service"] == a || event["service"] == b), "{stdout}");
     host.end();
@@ -142,6 +147,11 @@ fn all_services_are_upgraded_one_after_the_other_until_one_fails() {
 fn patterns_choose_services_by_the_names_in_the_list() {
     // Contract: O6
     let Some(host) = Host::new(&["a-web", "a-worker", "b-web"]) else { return };
+    let (status, stdout, stderr) = host.run(&["upgrade", "a-*.toml", "--dry-run"]);
+    let names = format!("{}\n{}\n", host.name("a-web"), host.name("a-worker"));
+    assert_eq!((status.code(), stdout, stderr.as_str()), (Some(0), names, ""));
+    let (status, _, stderr) = host.run(&["upgrade", "a-*.toml", "--keep"]);
+    assert!(status.code() == Some(2) && stderr.contains("not for wildcards"), "{stderr}");
     let (status, stdout, stderr) = host.run(&["upgrade", "a-*.toml"]);
     assert!(status.success() && stdout.ends_with("2 of 2 services upgraded\n"), "{stdout}{stderr}");
     let (status, stdout, stderr) = host.run(&["upgrade", &host.name("b-web"), &host.name("a-web")]);
@@ -202,6 +212,76 @@ impl Host {
     }
 }
 
+/// Processes with the name of psflip and sockets that user 65534 has bound: one has become root altogether, and one
+/// is a setuid program.
+const INHERITED: &str = "
+import os, socket, sys
+folder, real = sys.argv[1], int(sys.argv[2])
+os.chdir(folder)
+os.symlink(os.path.realpath(sys.executable), 'psflip')
+os.setresuid(65534, 65534, 0)
+inherited = socket.socket(socket.AF_UNIX)
+inherited.bind('psflip.sock')
+inherited.listen()
+inherited.set_inheritable(True)
+os.setresuid(0, 0, 0)
+os.setresuid(real, 0, 0)
+os.execv('psflip', [sys.executable, '-c', 'import signal; print(\"ready\", flush=True); signal.pause()'])
+";
+
+#[test]
+fn a_socket_that_another_user_gave_to_a_program_of_root_is_not_roots_service() {
+    // Contract: O6
+    let Some(host) = Host::new(&["a"]) else { return };
+    if testkit::need("python3").is_none() {
+        return host.end();
+    }
+    let inside = host.shell.first().children()[0].pid().to_string();
+    let others = ["0", "65534"].map(|real| {
+        let folder = host.sandbox.path(format!("of-{real}"));
+        std::fs::create_dir(&folder).unwrap();
+        std::os::unix::fs::chown(&folder, Some(65534), None).unwrap();
+        let folder = folder.display().to_string();
+        let args = ["python3", "-c", INHERITED, &folder, real];
+        let enter = ["nsenter", "--target", &inside, "--pid", "--mount"];
+        let other = host.sandbox.command(enter.iter().chain(&args).copied()).start();
+        other.output().wait_count(1, Stream::Stdout, "ready");
+        other
+    });
+    let (status, stdout, stderr) = host.run(&["upgrade", "--all"]);
+    assert!(status.success(), "{stdout}{stderr}");
+    let last = "1 of 1 services upgraded; 1 that belong to other users (`--user`) are left out\n";
+    assert!(stdout.ends_with(last), "{stdout}{stderr}");
+    host.shell.signal(Signal::SIGKILL); // the whole namespace
+    host.shell.wait_exit();
+    for other in &others {
+        other.wait_exit();
+    }
+    host.sandbox.assert_no_process_left();
+}
+
+#[test]
+fn the_row_ends_at_a_psflip_that_does_not_answer_the_request() {
+    // Contract: O6
+    let Some(host) = Host::new(&["a", "b"]) else { return };
+    let (_, stdout, _) = host.run(&["list", "--json"]);
+    let all: Vec<Value> = serde_json::from_str(&stdout).unwrap();
+    let (a, b) = (host.name("a"), host.name("b"));
+    let pid = all[1]["pid"].to_string();
+    // It is suspended while the first one is upgraded.
+    let hook = format!("[hooks]\npromoted = [\"/bin/kill\", \"-STOP\", \"{pid}\"]\n");
+    configure(&host.sandbox, "a", "[\"/bin/sleep\", \"infinity\"]", &format!("{AT_ONCE}{hook}"));
+    let (status, stdout, stderr) = host.run(&["upgrade", "--all", "--strict"]);
+    assert_eq!(status.code(), Some(125), "{stdout}{stderr}");
+    assert!(stdout.contains(&format!("[1/2] {a}: the old generation is gone")), "{stdout}{stderr}");
+    assert!(stdout.ends_with(&format!("[2/2] {b}: starting the upgrade\n")), "{stdout}{stderr}");
+    let message = format!("[2/2] {b}: psflip has not answered on ");
+    assert!(stderr.contains(&message) && stderr.contains("within 10s"), "{stderr}");
+    assert!(stderr.ends_with(&format!("1 of 2 services upgraded\nstopped at    {b}\n")), "{stderr}");
+    host.run_signal(&pid, "CONT");
+    host.end();
+}
+
 #[test]
 fn options_for_one_service_conflict_with_several() {
     let sandbox = Sandbox::new();
@@ -210,6 +290,8 @@ fn options_for_one_service_conflict_with_several() {
         &["upgrade", "--all", "--no-wait"],
         &["upgrade", "x*", "--socket", "app.sock"],
         &["upgrade", "x*", "--all"],
+        &["upgrade", "--all", "--keep"],
+        &["upgrade", "--dry-run"],
         &["upgrade", "--user", "root"],
     ] {
         let (status, _, stderr) = super::run(&sandbox, args);

@@ -143,7 +143,7 @@ fn a_strict_upgrade_fails_if_the_next_one_replaces_a_generation_whose_hook_still
     assert!(status.success());
     let (status, _, stderr) = ended(&strict);
     assert_eq!(status.code(), Some(4), "{stderr}");
-    assert!(stderr.contains("it still ran when the next upgrade replaced its generation"), "{stderr}");
+    assert!(stderr.contains("it had not exited when the next upgrade began"), "{stderr}");
     stop(&psflip);
 }
 
