@@ -168,7 +168,10 @@ impl Staged {
         }
         let successor = sandbox.read("trace").contains(" intermediate Begins ");
         if target == Target::NewPsflipAndKeeper {
-            let _ = self.wait_for(Target::NewKeeper, &flip).signal(signal); // it may just have exited
+            // Both at once, as far as psflip can see: it must not notice the death of its keeper before its own.
+            let keeper = self.wait_for(Target::NewKeeper, &flip);
+            let _ = process.signal(Signal::SIGSTOP); // both may just have exited
+            let _ = keeper.signal(signal);
         }
         if signal == Signal::SIGSTOP && target.is_keeper() {
             // Its psflip continues it at once, unless that psflip is the one paused at the step.
