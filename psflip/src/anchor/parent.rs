@@ -105,7 +105,8 @@ impl Anchor {
         }
     }
 
-    /// Waits for an event, at most for this time. Returns whether there is none.
+    /// Waits for an event, at most for this time. Returns whether there was none for all of it: a look at
+    /// processes that are to be gone may come earlier.
     fn wait(&self, at_most: Option<Duration>) -> bool {
         let watch = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut fds = [watch(self.signals.as_fd()), watch(self.socket.as_fd())];
@@ -114,6 +115,7 @@ impl Anchor {
             .reaper
             .next_sweep()
             .map(|until| until.saturating_duration_since(Instant::now()) + Duration::from_millis(1));
+        let is_look = left.is_some_and(|left| at_most.is_none_or(|most| left <= most));
         let timeout = left
             .into_iter()
             .chain(at_most)
@@ -121,7 +123,8 @@ impl Anchor {
             .map_or(PollTimeout::NONE, |time| PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX));
         // A test can make poll fail; then it is called again. EINTR happens only under a
         // debugger: all signals are blocked.
-        seam::before(Call::Poll).and_then(|()| poll(&mut fds[..count], timeout)) == Ok(0)
+        let count = seam::before(Call::Poll).and_then(|()| poll(&mut fds[..count], timeout));
+        count == Ok(0) && !is_look
     }
 
     /// Reads the messages of generations: all that are there, but no more than [`AT_ONCE`].

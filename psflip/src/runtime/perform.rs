@@ -229,19 +229,19 @@ impl Runtime {
             .with_streams(streams)
             .with_lease(self.handover.lease().map_err(|error| error.to_string())?);
         // It may have to start again, when a deploy has moved a symlink such as `current` (contract E3). Also
-        // if only the next configuration says that no two children run (E6). The look-up runs while the
-        // keeper starts the child, which need not wait for it.
+        // if only the next configuration says that no two children run (E6). Before the start: a deploy that
+        // comes in between would name another release than the one that runs.
         let launch = match &self.child.place {
             Some(place) => launch.at(place),
-            None => launch,
+            None => {
+                let workdir = self.plan.workdir.as_deref();
+                self.child.place = Place::of(self.plan.argv(), &self.child.envp, workdir);
+                launch
+            }
         };
         self.child
             .start(launch, &self.plan, &mut self.wait)
-            .map_err(|error| format!("can't start `{}`: {error}", self.plan.cmd[0]))?;
-        if self.child.place.is_none() {
-            self.child.place = Place::of(self.plan.argv(), &self.child.envp, self.plan.workdir.as_deref());
-        }
-        Ok(())
+            .map_err(|error| format!("can't start `{}`: {error}", self.plan.cmd[0]))
     }
 
     fn start_probing(&mut self) {

@@ -65,6 +65,10 @@ pub fn reserve_stack() {
     // SAFETY: the stack grows down to this address, which is below the frames of all functions. Nothing is
     // there: no other thread uses this stack, and no signal handler is ever installed.
     unsafe { end.write_volatile(0) };
+    // SAFETY: sysconf(3) has no preconditions.
+    if unsafe { libc::sysconf(libc::_SC_PAGESIZE) } != PAGE as libc::c_long {
+        return; // larger pages: the range below would reach into the frames of this function
+    }
     // The functions that are called here need less than a page.
     let (first, last) = ((end as usize) & !(PAGE - 1), (here as usize - PAGE) & !(PAGE - 1));
     // SAFETY: these are whole pages below the frames of all functions, as above.
@@ -72,7 +76,7 @@ pub fn reserve_stack() {
 }
 
 /// The smallest page size. Segments are aligned to the real page size, so aligning down
-/// to this one is correct.
+/// to this one is correct for them.
 const PAGE: usize = 4096;
 
 #[cfg(test)]
