@@ -14,7 +14,7 @@ use crate::control::protocol::ControlRequest;
 use crate::exit;
 use crate::exit_status::ExitStatus;
 use crate::manager::last_exit::{self, LastExit};
-use crate::manager::systemd::unit_of;
+use crate::manager::systemd::{unit_of, user_option};
 use crate::process::invocation::Invocation;
 
 /// Selects the service.
@@ -256,8 +256,7 @@ fn is_running_psflip(stat: &str) -> bool {
 pub(super) fn where_to_look(pid: u32) -> Option<String> {
     let target = std::fs::read_link(format!("/proc/{pid}/fd/2")).ok()?;
     let target = target.to_string_lossy();
-    let unit =
-        std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok().and_then(|groups| unit_of(&groups));
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
     if target.starts_with("/dev/null") {
         return None;
     }
@@ -267,7 +266,7 @@ pub(super) fn where_to_look(pid: u32) -> Option<String> {
     if target.starts_with('/') {
         return Some(format!("psflip's log: {target}"));
     }
-    unit.map(|unit| format!("psflip's log: journalctl -u {unit} -n 50"))
+    unit_of(&groups).map(|unit| format!("psflip's log: journalctl {}-u {unit} -n 50", user_option(&groups)))
 }
 
 #[cfg(test)]

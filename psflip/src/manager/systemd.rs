@@ -295,6 +295,12 @@ fn open() -> Result<OwnedFd, Errno> {
     socket(AddressFamily::Unix, SockType::Datagram, flags, None)
 }
 
+/// What journalctl(1) needs to show a unit of a user's systemd, by the text of proc_pid_cgroup(5).
+pub(crate) fn user_option(groups: &str) -> &'static str {
+    let path = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default();
+    if path.contains("/user@") { "--user " } else { "" }
+}
+
 /// The systemd service in a text of proc_pid_cgroup(5).
 pub(crate) fn unit_of(groups: &str) -> Option<String> {
     let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
@@ -471,5 +477,10 @@ mod tests {
         assert_eq!(unit("0::/system.slice/system-psflip.slice/psflip@a.service/x\n"), "psflip@a.service");
         assert_eq!(unit("0::/user.slice/user-0.slice/user@0.service/init.scope\n"), "");
         assert_eq!(unit("1:name=systemd:/a.service\n"), "");
+        assert_eq!(user_option("0::/system.slice/app.service\n"), "");
+        assert_eq!(
+            user_option("0::/user.slice/user-7.slice/user@7.service/app.slice/app.service\n"),
+            "--user "
+        );
     }
 }

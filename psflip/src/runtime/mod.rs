@@ -389,10 +389,11 @@ impl Runtime {
         };
         self.finish_output(outcome);
         let has_predecessor = self.handover.predecessor.is_some();
-        let (generation, upgrade) = (self.identity.generation, self.operators.log.last_upgrade());
-        self.reasons.keep_last_exit(outcome, &self.plan, generation, has_predecessor, upgrade);
         self.leave_listeners(outcome);
         self.managers.finish(outcome, &self.handover, &mut self.wait);
+        // After the managers: the child's log may be on a slow disk. Before the clients: they may ask for it.
+        let (generation, upgrade) = (self.identity.generation, self.operators.log.last_upgrade());
+        self.reasons.keep_last_exit(outcome, &self.plan, generation, has_predecessor, upgrade);
         self.operators.finish(outcome);
         if let Some(message) = self.reasons.for_predecessor(outcome) {
             self.handover.report(&message);

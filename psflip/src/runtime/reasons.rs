@@ -230,7 +230,7 @@ impl Reasons {
             at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64),
             generation,
             pid: std::process::id(),
-            reason: crate::text::head(reason, 2000),
+            reason: crate::text::head(&secrets::hide(reason), 2000),
             end: exit::exit_status_for(outcome).to_string(),
             upgrade: upgrade.cloned(),
             stderr: self.child_stderr.as_ref().map(ChildStderr::place).unwrap_or_default(),

@@ -3,6 +3,7 @@
 //! reported; the caller reports it.
 
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -54,9 +55,8 @@ pub(in crate::runtime) struct UnderWay {
     clock: u64,
     /// When the new child will have settled, while it settles.
     pub(in crate::runtime) settled: Option<Instant>,
-    /// The length of the file that standard error is, at the start of the upgrade; `None` if it is not a
-    /// regular file.
-    output: Option<(PathBuf, u64)>,
+    /// The file that standard error is, at the start of the upgrade; `None` if it is not a regular file.
+    output: Option<Mark>,
 }
 
 /// Milliseconds since 1970.
@@ -265,7 +265,7 @@ impl UpgradeLog {
         };
         record.step(UpgradeStep::Started, 0);
         let reported = event(&record, UpgradeStep::Started, 0, None, None);
-        let output = length_of(stderr.unwrap_or(Path::new(OWN)).to_owned());
+        let output = Mark::now(stderr.unwrap_or(Path::new(OWN)));
         self.upgrade = Some(UnderWay { record, clock: clock(), settled: None, output });
         reported
     }
@@ -306,7 +306,7 @@ impl UpgradeLog {
             generation: record.to,
             reason: reason.to_owned(),
             rolled_back: result == history::Outcome::RolledBack,
-            output: output.and_then(written_since),
+            output: output.and_then(|output| output.written_since(OUTPUT)),
             pid: record.pid,
             child,
             waited_ms: record.waited_ms,
@@ -433,28 +433,51 @@ fn open(path: &Path) -> Option<File> {
     file.metadata().ok()?.is_file().then_some(file)
 }
 
-/// A file that gets standard error, with its length.
-pub(in crate::runtime) fn length_of(path: PathBuf) -> Option<(PathBuf, u64)> {
-    let is_own = path == Path::new(OWN);
-    let metadata = if is_own { fs::metadata(&path) } else { fs::symlink_metadata(&path) }.ok()?;
-    metadata.is_file().then(|| (path, metadata.size()))
+/// A moment in a file that gets standard error: what is written to it afterwards can be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::runtime) struct Mark {
+    path: PathBuf,
+    /// Its device and inode, and its length; `None`: there was no file.
+    file: Option<(u64, u64, u64)>,
 }
 
-/// The last lines that psflip, the old child and the new child wrote to standard error since its file had
-/// this length.
-pub(in crate::runtime) fn written_since((path, length): (PathBuf, u64)) -> Option<String> {
-    let file = open(&path)?;
-    let end = file.metadata().ok()?.len();
-    let start = length.max(end.saturating_sub(OUTPUT));
-    let mut bytes = vec![0; usize::try_from(end.checked_sub(start)?).ok()?];
-    let read = file.read_at(&mut bytes, start).ok()?;
-    let mut read = &bytes[..read];
-    if start > length
-        && let Some(end) = read.iter().position(|byte| *byte == b'\n')
-    {
-        read = &read[end + 1..]; // the rest of a line
+impl Mark {
+    /// Now. `None`: it is not a regular file.
+    pub(in crate::runtime) fn now(path: &Path) -> Option<Self> {
+        let is_own = path == Path::new(OWN);
+        let metadata = if is_own { fs::metadata(path) } else { fs::symlink_metadata(path) };
+        let file = match metadata {
+            Ok(metadata) if metadata.is_file() => Some((metadata.dev(), metadata.ino(), metadata.size())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !is_own => None,
+            Ok(_) | Err(_) => return None,
+        };
+        Some(Self { path: path.to_owned(), file })
     }
-    text::last_lines(read)
+
+    /// The last lines that were written since then, of the last `most` bytes, without secrets. If the file
+    /// was replaced or emptied (a rotation), all of it was written since then.
+    pub(in crate::runtime) fn written_since(&self, most: u64) -> Option<String> {
+        let file = open(&self.path)?;
+        let metadata = file.metadata().ok()?;
+        let end = metadata.len();
+        let begin = match self.file {
+            Some((dev, ino, length)) if (dev, ino) == (metadata.dev(), metadata.ino()) && length <= end => {
+                length
+            }
+            _ => 0,
+        };
+        let start = begin.max(end.saturating_sub(most));
+        let mut bytes = vec![0; usize::try_from(end - start).ok()?];
+        let read = file.read_at(&mut bytes, start).ok()?;
+        let mut read = &bytes[..read];
+        if start > begin
+            && let Some(end) = read.iter().position(|byte| *byte == b'\n')
+            && !read[end..].trim_ascii().is_empty()
+        {
+            read = &read[end + 1..]; // the rest of a line, before others
+        }
+        text::last_lines(secrets::hide(&String::from_utf8_lossy(read)).as_bytes())
+    }
 }
 
 #[cfg(test)]
@@ -490,14 +513,54 @@ mod tests {
         let room = tempfile::tempdir().unwrap();
         let [file, link, fifo] = ["file", "link", "fifo"].map(|name| room.path().join(name));
         fs::write(&file, "before\nsecret\n").unwrap();
-        assert_eq!(length_of(file.clone()), Some((file.clone(), 14)));
-        assert_eq!(written_since((file.clone(), 7)).as_deref(), Some("secret"));
+        let mark = Mark::now(&file).unwrap();
+        fs::write(&file, "before\nsecret\nafter\n").unwrap();
+        assert_eq!(mark.written_since(OUTPUT).as_deref(), Some("after"));
         std::os::unix::fs::symlink(&file, &link).unwrap();
         mkfifo(&fifo, Mode::S_IRWXU).unwrap();
         for other in [link, fifo, room.path().to_owned()] {
-            assert_eq!(length_of(other.clone()), None);
+            assert_eq!(Mark::now(&other), None);
             // It has taken the place of the file since then. psflip does not wait for the writer of the FIFO.
-            assert_eq!(written_since((other, 0)), None);
+            assert_eq!(Mark { path: other, file: None }.written_since(OUTPUT), None);
         }
+    }
+
+    #[test]
+    fn a_line_that_is_longer_than_what_is_read_is_not_lost() {
+        // Contract: U8, L1
+        let room = tempfile::tempdir().unwrap();
+        let file = room.path().join("file");
+        let mark = Mark::now(&file).unwrap();
+        fs::write(&file, format!("first\n{}end\n", "x".repeat(5000))).unwrap();
+        let written = mark.written_since(100).unwrap();
+        assert!(written.len() == 99 && written.ends_with("xend"), "{written}");
+        fs::write(&file, format!("{}end\nlast\n\n", "x".repeat(5000))).unwrap();
+        assert_eq!(mark.written_since(100).as_deref(), Some("last"), "the rest of a line before others");
+    }
+
+    #[test]
+    fn after_a_rotation_all_of_the_new_file_counts() {
+        // Contract: U8, L1
+        let room = tempfile::tempdir().unwrap();
+        let [file, old] = ["file", "old"].map(|name| room.path().join(name));
+        fs::write(&file, "before\n").unwrap();
+        let mark = Mark::now(&file).unwrap();
+        fs::rename(&file, old).unwrap();
+        fs::write(&file, "much more than before\n").unwrap();
+        assert_eq!(mark.written_since(OUTPUT).as_deref(), Some("much more than before"), "another file");
+        let mark = Mark::now(&file).unwrap();
+        fs::write(&file, "cut\n").unwrap();
+        assert_eq!(mark.written_since(OUTPUT).as_deref(), Some("cut"), "it was emptied");
+    }
+
+    #[test]
+    fn secrets_are_hidden_before_lines_are_escaped() {
+        // Contract: L1
+        secrets::register("hunter2\tx", "env('TOKEN')");
+        let room = tempfile::tempdir().unwrap();
+        let file = room.path().join("file");
+        let mark = Mark::now(&file).unwrap();
+        fs::write(&file, "token hunter2\tx\n").unwrap();
+        assert_eq!(mark.written_since(OUTPUT).as_deref(), Some("token {{ env('TOKEN') }}"));
     }
 }
