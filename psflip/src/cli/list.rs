@@ -195,3 +195,42 @@ fn json(answers: &[Answered]) -> serde_json::Value {
     };
     answers.iter().map(one).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    /// What `ask` makes of a psflip that gives these answers, one on each connection, and closes it.
+    fn asked(answers: &[&str]) -> Result<u64, String> {
+        let room = tempfile::tempdir().unwrap();
+        let socket = room.path().join("psflip.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let answers: Vec<String> = answers.iter().map(|answer| (*answer).to_owned()).collect();
+        let server = std::thread::spawn(move || {
+            for answer in answers {
+                let (mut client, _) = listener.accept().unwrap();
+                BufReader::new(&client).read_line(&mut String::new()).unwrap();
+                client.write_all(answer.as_bytes()).unwrap();
+            }
+        });
+        let answered = ask(vec![Found::at(&socket)], Duration::from_secs(10)).pop().unwrap();
+        server.join().unwrap();
+        answered.status.map(|(_, status)| status.generation)
+    }
+
+    #[test]
+    fn a_psflip_that_hands_over_meanwhile_is_asked_once_more() {
+        // Contract: O5
+        let moved = "{\"event\":\"moved\"}\n";
+        let status = Status { generation: 3, ..Status::default() };
+        let status = serde_json::to_string(&Event::Status { status: Box::new(status) }).unwrap() + "\n";
+        assert_eq!(asked(&[&status]), Ok(3));
+        assert_eq!(asked(&[moved, &status]), Ok(3));
+        assert_eq!(asked(&["", &status]), Ok(3));
+        assert_eq!(asked(&[moved, moved]), Err("it answered something else".to_owned()));
+        assert_eq!(asked(&["", ""]), Err("it closed the connection without an answer".to_owned()));
+    }
+}

@@ -105,7 +105,7 @@ Exit codes:
     1  the upgrade failed, and the old child keeps running; or psflip is stopping and refused it
     3  the new generation had the traffic and was rolled back; the old child keeps running
     4  with --strict: the new generation is active, but old processes had to be killed, or
-       `hooks.promoted` failed
+       `hooks.promoted` failed, or had not exited when the next upgrade began
    78  the configuration does not say where the control socket is
   124  --timeout expired; the upgrade goes on
   125  psflip did not answer; no service matches a PATTERN, or more than one without a wildcard;
