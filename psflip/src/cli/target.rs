@@ -178,7 +178,7 @@ impl ServiceAddress {
     pub(super) fn request(&self, request: ControlRequest) -> Result<Connection, Trouble> {
         if let Some((owner, _)) = &self.found {
             // The path of the socket leads through a descriptor of this process, so it says nothing.
-            return Connection::open_at_once(&self.socket, request, *owner)
+            return Connection::open_of(&self.socket, request, *owner)
                 .map_err(|why| Trouble::new(why.reason()));
         }
         Connection::open(&self.socket, request).map_err(|why| {

@@ -71,6 +71,14 @@ impl Connection {
         Self::open_with(path, request, SockFlag::empty(), None)
     }
 
+    /// As [`Connection::open`], and only if `owner` is the server's user.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_of(path: &Path, request: ControlRequest, owner: Option<u32>) -> Result<Self, Unreachable> {
+        Self::open_with(path, request, SockFlag::empty(), owner)
+    }
+
     /// As [`Connection::open`], without waiting, and only if `owner` is the server's user.
     ///
     /// # Errors
