@@ -58,6 +58,7 @@ const PAGES: &[(&str, &[(&str, &str)])] = &[
         &[
             ("Deploying safely", "docs/deploying.md"),
             ("Rehearsing upgrades", "docs/rehearse.md"),
+            ("The field, side by side", "docs/field.md"),
             ("Testing your app's upgrades", "docs/testing-your-app.md"),
             ("Operations", "docs/operations.md"),
             ("Troubleshooting", "docs/troubleshooting.md"),

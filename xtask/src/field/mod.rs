@@ -106,7 +106,14 @@ fn rehearse_one(
 }
 
 fn row(setup: &Setup, report: &Value) -> String {
-    let name = setup.name;
+    let upgrades = report["upgrades"].as_array().into_iter().flatten();
+    let failed = upgrades.filter(|upgrade| upgrade["result"] != "promoted").count();
+    // Without its upgrades, a row would look like a tool that loses nothing.
+    let name = if failed == 0 {
+        setup.name.to_owned()
+    } else {
+        format!("{} ({failed} upgrades FAILED)", setup.name)
+    };
     let losses = |kind: &str| -> u64 {
         let loads = report["loads"].as_array().into_iter().flatten().filter(|load| load["kind"] == kind);
         loads.filter_map(|load| load["lost"].as_u64()).sum()

@@ -22,7 +22,8 @@ pub(super) enum Upgrade {
 }
 
 const HTTP: &str = "http://127.0.0.1:8080/";
-const FCGI: &str = "fcgi+unix://php-fpm.sock:/ping";
+/// A worker serves one connection at a time, so web servers open one for each request.
+const FCGI: &str = "new=fcgi+unix://php-fpm.sock:/ping";
 
 /// A tool that returns at once, and upgrades in the background.
 const ASYNC: &str = "3s";
@@ -128,9 +129,10 @@ pub(super) const SETUPS: &[Setup] = &[
         "kill -HUP $SERVICE_PID",
     ),
     tool(
+        // As a daemon: in the foreground, nginx ignores SIGUSR2.
         "nginx, kill -USR2 and -QUIT",
         &["nginx"],
-        "exec /usr/sbin/nginx -p . -c field-nginx.conf -g 'daemon off;'",
+        "/usr/sbin/nginx -p . -c field-nginx.conf",
         concat!(
             "old=$(cat nginx.pid); kill -USR2 $old; ",
             until!("[ -s nginx.pid.oldbin ] && [ -s nginx.pid ]"),
@@ -180,7 +182,7 @@ pub(super) const SETUPS: &[Setup] = &[
         name: "php-fpm, psflip with [switch]",
         needs: &["php-fpm8.2"],
         upgrade: Upgrade::Psflip("php-fpm.toml"),
-        load: "fcgi+unix://php.sock:/ping",
+        load: "new=fcgi+unix://php.sock:/ping",
         pause: AT_ONCE,
     },
     tool(
