@@ -111,6 +111,7 @@ const PAGES: &[(&str, &[(&str, &str)])] = &[
             ("Security", "SECURITY.md"),
             ("Changelog", "CHANGELOG.md"),
             ("testkit", "testkit/README.md"),
+            ("pytest-psflip", "testkit/python/README.md"),
             ("Fixtures", "fixtures/README.md"),
         ],
     ),

@@ -58,15 +58,29 @@ pub(super) fn check(binaries: &Binaries, package: &Path) -> Outcome {
     lint(package)
 }
 
-/// A static binary has neither an interpreter nor a symbol table.
+/// A static binary has neither an interpreter nor a symbol table (elf(5)). The text of an interpreter's path may be in it:
+/// glibc's look-up of names has it.
 fn is_static_and_stripped(binary: &Path) -> Outcome {
     let content = fs::read(binary)?;
-    let has = |part: &[u8]| content.windows(part.len()).any(|window| window == part);
-    if has(b"/ld-linux") || has(b".symtab\0") {
+    let has_symbols = content.windows(8).any(|window| window == b".symtab\0");
+    if has_interpreter(&content) != Some(false) || has_symbols {
         return Err(format!("`{}` is not static, or not stripped", binary.display()).into());
     }
     println!("static and stripped: {} KiB", content.len() / 1024);
     Ok(())
+}
+
+/// Whether a program header of an ELF64 file names an interpreter; `None` if it is no such file.
+fn has_interpreter(content: &[u8]) -> Option<bool> {
+    const PT_INTERP: usize = 3;
+    let number = |at: usize, length: usize| {
+        let bytes = content.get(at..at + length)?;
+        Some(bytes.iter().rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte)) as usize)
+    };
+    let is_elf64 = content.starts_with(b"\x7fELF\x02\x01");
+    let (headers, size, count) = (number(0x20, 8)?, number(0x36, 2)?, number(0x38, 2)?);
+    let kinds: Option<Vec<usize>> = (0..count).map(|index| number(headers + index * size, 4)).collect();
+    kinds.filter(|_| is_elf64).map(|kinds| kinds.contains(&PT_INTERP))
 }
 
 /// Installs the package into an empty root, without even a shell.
