@@ -10,7 +10,7 @@ use testkit::process::Process;
 use testkit::{Deadline, Sandbox, Signal, wait_until};
 
 use super::{Binaries, deb, output};
-use crate::{Error, Outcome, repo};
+use crate::{Error, Outcome, repo, step};
 
 /// Files that the package must contain.
 const FILES: &[&str] = &[
@@ -48,6 +48,8 @@ pub(super) fn check(binaries: &Binaries, package: &Path) -> Outcome {
     }
     fs::remove_dir_all(&again)?;
     println!("reproducible: made twice, the same bytes");
+    // The sandbox's guard, which ends what is left if this is killed.
+    step::run(repo::cargo().args(["build", "--quiet", "--package", "psflip-testkit", "--bins"]))?;
     let sandbox = Sandbox::new();
     let root = install(package, &sandbox)?;
     if nix::unistd::geteuid().is_root() {
