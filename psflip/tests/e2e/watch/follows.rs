@@ -9,7 +9,7 @@ use testkit::{
 };
 
 use super::{wait_follows, wait_named, watch, watch_script, watched_psflip};
-use crate::service::{AT_ONCE, generations, program, script, wait_rest};
+use crate::service::{AT_ONCE, generations, program, script, wait_idle, wait_rest};
 
 /// A shell function that runs the command `$1` as a daemon: in a session of its own, and with a parent that
 /// has exited.
@@ -390,6 +390,8 @@ fn an_idle_watch_never_wakes_up_and_has_one_thread() {
     let watch = psflip.program().first();
     wait_follows(psflip.program(), psflip.active_pid());
     let processes = [watch, watch.children()[0]];
+    let child = psflip.child();
+    sandbox.processes().into_iter().filter(|process| *process != child).for_each(wait_idle);
     let before = wait_rest(&sandbox);
     let pause = sandbox.command(["sleep", "2"]).start();
     assert!(pause.wait_exit().success());
