@@ -106,7 +106,7 @@ fn rehearse(
     rehearsal.first_answers()?;
     let engine = rehearsal.load()?;
     rehearsal.record.wait_for(rehearsal.plan.args.pause);
-    rehearsal.upgrade_all()?;
+    rehearsal.upgrade_all();
     engine.finish();
     rehearsal.check_own_errors()?;
     let loaded = rehearsal.clock.now_ms();
@@ -227,7 +227,7 @@ impl Rehearsal {
         versions
     }
 
-    fn upgrade_all(&mut self) -> Result<(), Abort> {
+    fn upgrade_all(&mut self) {
         let versions = self.versions();
         let count = versions.len();
         for (index, version) in versions.into_iter().enumerate() {
@@ -249,7 +249,6 @@ impl Rehearsal {
                 break;
             }
         }
-        Ok(())
     }
 
     fn service_end(&self) -> Option<End> {
