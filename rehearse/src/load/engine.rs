@@ -139,17 +139,9 @@ impl Running {
             }
             delay = delay.max(now.elapsed());
             if is_ending && self.has_ended(*end.get_or_insert(now + self.settings.timeout), now) {
-                break;
+                return self.clients.iter_mut().for_each(|client| client.finish(now, &mut context));
             }
         }
-        let now = Instant::now();
-        let mut context = Context {
-            record: &self.record,
-            epoll: &self.epoll,
-            buffer: &mut buffer,
-            timeout: self.settings.timeout,
-        };
-        self.clients.iter_mut().for_each(|client| client.finish(now, &mut context));
     }
 
     fn has_ended(&self, end: Instant, now: Instant) -> bool {

@@ -47,12 +47,7 @@ impl Running {
 
     /// Stops it gracefully. `None`: it has not exited within `limit`, and was killed.
     pub(crate) fn stop(&self, limit: Duration) -> Option<End> {
-        reaper::signal(self.pid, Signal::SIGTERM);
-        let end = self.reaper.wait(self.pid, limit);
-        if end.is_none() {
-            reaper::signal(self.pid, Signal::SIGKILL);
-        }
-        end
+        self.reaper.stop(self.pid, limit)
     }
 }
 

@@ -7,7 +7,6 @@ use std::process::{Child, Command};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -15,7 +14,7 @@ use tempfile::TempDir;
 use super::control::{self, DirectoryWatch, Request};
 use super::log::Log;
 use super::processes::{self, Usage};
-use super::reaper::{self, End, Reaper};
+use super::reaper::{End, Reaper};
 use crate::clock::Clock;
 use crate::report::{Result as UpgradeResult, Step};
 
@@ -279,11 +278,6 @@ impl Service {
 
     /// Stops psflip gracefully. `None`: it has not exited within `limit`, and was killed.
     pub(crate) fn stop(&self, limit: Duration) -> Option<End> {
-        reaper::signal(self.pid, Signal::SIGTERM);
-        let end = self.reaper.wait(self.pid, limit);
-        if end.is_none() {
-            reaper::signal(self.pid, Signal::SIGKILL);
-        }
-        end
+        self.reaper.stop(self.pid, limit)
     }
 }

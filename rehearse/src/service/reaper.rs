@@ -78,6 +78,16 @@ impl Reaper {
         self.0.lock().ends.get(&pid).copied()
     }
 
+    /// Stops a process gracefully. `None`: it has not exited within `limit`, and was killed.
+    pub(crate) fn stop(&self, pid: Pid, limit: Duration) -> Option<End> {
+        signal(pid, Signal::SIGTERM);
+        let end = self.wait(pid, limit);
+        if end.is_none() {
+            signal(pid, Signal::SIGKILL);
+        }
+        end
+    }
+
     /// Waits until the process has ended, or for `limit`.
     pub(crate) fn wait(&self, pid: Pid, limit: Duration) -> Option<End> {
         let until = Instant::now() + limit;
