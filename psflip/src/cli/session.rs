@@ -47,11 +47,11 @@ pub(super) struct Session {
     timeout: Option<Duration>,
     /// Why the upgrade failed.
     pub(super) failure: Option<String>,
-    /// One of several services must have answered by then, or the others would wait forever.
+    /// psflip must have answered by then: it is stopped otherwise, and the command would wait forever.
     answer_by: Option<Instant>,
 }
 
-/// How long psflip may take to answer when it upgrades one of several services.
+/// How long psflip may take to answer a request: it does so at once, even if it only queues the request.
 const ANSWER: Duration = Duration::from_secs(10);
 
 /// What distinguishes the lines of one of several services.
@@ -114,7 +114,7 @@ impl Session {
             label: None,
             timeout,
             failure: None,
-            answer_by: None,
+            answer_by: Some(Instant::now() + ANSWER),
         })
     }
 
@@ -132,7 +132,10 @@ impl Session {
             }
             let left = self.answer_by.map(|by| by.saturating_duration_since(Instant::now()));
             if left == Some(Duration::ZERO) {
-                return Err(self.address.silent(ANSWER));
+                self.screen.clear();
+                let trouble = self.address.silent(ANSWER);
+                let message = format!("{}; it carries out the request when it continues", trouble.message);
+                return Err(Trouble { message, ..trouble });
             }
             let tick = live.then_some(TICK).into_iter().chain(left).min();
             match self.waiter.next(&mut self.connection, tick)? {
@@ -174,23 +177,22 @@ impl Session {
 
     /// Sends a request on a new connection, to the psflip that now answers.
     pub(super) fn request(&mut self, request: ControlRequest) -> Result<(), Trouble> {
-        self.connection = self.address.request(request)?;
-        self.await_answer();
+        let connection = self.address.request(request)?;
+        self.follow(connection);
         Ok(())
     }
 
-    /// One of several services: prints that it begins, where no line shows it, and limits the wait for the
-    /// answer.
+    /// Goes on with a connection on which a request was sent.
+    pub(super) fn follow(&mut self, connection: Connection) {
+        (self.connection, self.answer_by) = (connection, Some(Instant::now() + ANSWER));
+    }
+
+    /// One of several services: prints that it begins, where no line shows it.
     pub(super) fn begins(&mut self) {
-        self.await_answer();
         if self.label.is_some() && !self.is_live() {
             let line = self.labelled("starting the upgrade");
             self.print(&line);
         }
-    }
-
-    fn await_answer(&mut self) {
-        self.answer_by = self.label.as_ref().map(|_| Instant::now() + ANSWER);
     }
 
     /// Whether the current step is shown on a line that is overwritten.

@@ -1,7 +1,7 @@
 //! `psflip status`: the state of a service, once or at every change, or as a picture.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 
@@ -31,7 +31,7 @@ pub(super) struct Status {
     /// Draw the recent upgrades as an SVG picture into this file (`-`: standard output)
     #[arg(long, value_name = "FILE.svg", conflicts_with_all = ["json", "watch"])]
     timeline: Option<PathBuf>,
-    /// Stop waiting for an answer after this time
+    /// Stop waiting for an answer after this time; with --watch, for the first one
     #[arg(long, value_name = "DURATION", value_parser = config::duration, default_value = "10s")]
     timeout: Duration,
 }
@@ -132,15 +132,21 @@ impl Status {
             .request(ControlRequest::Watch)
             .map_err(|trouble| self.with_last_exit(&address, trouble, screen))?;
         let live = screen.is_live && !self.json;
+        let mut answer_by = Some(Instant::now() + self.timeout);
         let mut last: Option<Box<Answer>> = None;
         let mut last_shown = String::new();
         // After a generation exits, the next one answers. If psflip has exited, none does.
         let mut silent = 0;
         loop {
-            let wakeup = waiter.next(&mut connection, live.then_some(TICK))?;
+            let left = answer_by.map(|by| by.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                screen.clear();
+                return Err(address.silent(self.timeout));
+            }
+            let wakeup = waiter.next(&mut connection, live.then_some(TICK).into_iter().chain(left).min())?;
             match wakeup {
                 Wakeup::Line(line, event) => {
-                    silent = 0;
+                    (silent, answer_by) = (0, None);
                     match *event {
                         Event::Status { status } if self.json => {
                             screen.line(&object(&line));

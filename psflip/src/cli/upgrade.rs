@@ -176,13 +176,14 @@ impl Upgrade {
                 Turn::Over(end) => return Ok(end),
                 Turn::Closed => {
                     lost += 1;
-                    session.connection = again(
+                    let connection = again(
                         &session.address,
                         |upgrade| self.follow_request(upgrade),
                         upgrade,
                         promoted,
                         lost,
                     )?;
+                    session.follow(connection);
                     continue;
                 }
             };

@@ -159,6 +159,33 @@ fn a_suspended_psflip_is_reported_as_suspended() {
 }
 
 #[test]
+fn no_command_waits_forever_for_a_suspended_psflip() {
+    let sandbox = Sandbox::new();
+    let psflip = start_at_once(&sandbox);
+    freeze(psflip.active());
+    let commands: [&[&str]; 5] = [
+        &["upgrade"],
+        &["upgrade", "--timeout", "5m"],
+        &["rollback"],
+        &["keep", "--json"],
+        &["status", "--watch", "--timeout", "9s"],
+    ];
+    let clients = commands.map(|args| (args, super::client(&sandbox, args)));
+    for (args, client) in clients {
+        let (status, stdout, stderr) = ended(&client);
+        assert_eq!((status.code(), stdout.as_str()), (Some(125), ""), "{args:?}: {stderr}");
+        let limit = if args[0] == "status" { "9s" } else { "10s" };
+        let said = format!("psflip.pid.sock` within {limit}: it is stopped (`kill -CONT` continues it)");
+        assert!(stderr.contains(&said), "{args:?}: {stderr}");
+        let later = "it carries out the request when it continues";
+        assert_eq!(stderr.contains(later), args[0] != "status", "{args:?}: {stderr}");
+    }
+    thaw(psflip.active());
+    psflip.wait_for_line(Stream::Stderr, "upgrade requested over the control socket");
+    stop(&psflip);
+}
+
+#[test]
 fn a_psflip_killed_during_a_stop_is_not_a_success() {
     let sandbox = Sandbox::new();
     let psflip =
