@@ -72,7 +72,11 @@ const DOUBTFUL: &[(&str, &str, &[&str])] = &[
     (
         "cmd = [\"true\"]\n[[proxy]]\nlisten = \"unix://x\"\nforward = \"unix://{{ blue_green() }}\"\n[env]\nADDR = \"{{ blue_green() }}\"",
         "2:1",
-        &["a proxy forwards to it", "[healthcheck.http]"],
+        &[
+            "every start and upgrade waits 5s",
+            "a proxy forwards to it",
+            "`[healthcheck.http]` with `url = \"/up\"`",
+        ],
     ),
     (
         "cmd = [\"true\"]\n[healthcheck.unix]\npath = \"y\"\n[[proxy]]\nlisten = \"unix://x\"\nforward = \"unix://y\"",
@@ -98,7 +102,7 @@ const DOUBTFUL: &[(&str, &str, &[&str])] = &[
     (
         "cmd = [\"true\", \"app.sock\"]\n[healthcheck.alive]\ntimeout = \"1s\"",
         "2:1",
-        &["`app.sock` looks like", "runs for 1s"],
+        &["`app.sock` looks like", "waits 1s"],
     ),
     ("cmd = [\"true\"]\n[env]\nHTTP_PORT = \"1\"", "2:1", &["`HTTP_PORT` looks like a port"]),
     (

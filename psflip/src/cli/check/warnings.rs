@@ -114,10 +114,12 @@ fn nothing_is_asked(plan: &Plan, document: &Document) -> Option<Warning> {
     Some(warning(
         key,
         format!(
-            "the child counts as healthy because it runs for {}, and {why}: a version that does not serve would be promoted, and the old one stopped",
+            "every start and upgrade waits {}, and the child counts as healthy if it still runs then, but {why}: a version that does not serve would be promoted, and the old one stopped",
             spell(timeout)
         ),
-        if plan.listeners.is_empty() {
+        if plan.listeners.is_empty() && !plan.proxies.is_empty() {
+            "add a health check: `[healthcheck.http]` with `url = \"/up\"` requests this path of the new child, `[healthcheck.tcp]` only connects to its address; an upgrade then waits only until that succeeds"
+        } else if plan.listeners.is_empty() {
             "add a health check that probes it (`[healthcheck.http]`, `[healthcheck.tcp]`, `[healthcheck.unix]`, ...), or let it report that it is ready (`[healthcheck.notify]`)"
         } else {
             // Probes of the listener would reach the old child.
