@@ -240,7 +240,7 @@ complete -c psflip -n "__fish_psflip_using_subcommand status" -s c -l config -d 
 complete -c psflip -n "__fish_psflip_using_subcommand status" -l socket -d 'The path of the control socket, instead of a configuration' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand status" -l last -d 'How many recent upgrades to show; psflip keeps the last 16' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand status" -l timeline -d 'Draw the recent upgrades as an SVG picture into this file (`-`: standard output)' -r -F
-complete -c psflip -n "__fish_psflip_using_subcommand status" -l timeout -d 'Stop waiting for an answer after this time' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand status" -l timeout -d 'Stop waiting for an answer after this time; with --watch, for the first one' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand status" -l json -d 'Print the status as one JSON object (see docs/control.md); with --watch, one object per line'
 complete -c psflip -n "__fish_psflip_using_subcommand status" -l watch -d 'Keep running and show every change, until Ctrl-C'
 complete -c psflip -n "__fish_psflip_using_subcommand status" -s h -l help -d 'Print help'
@@ -314,6 +314,8 @@ post\t'A POST with a body, on a keep-alive connection'
 post-half\t'A POST whose body arrives in two halves, 100 ms apart, on a new connection'
 stream\t'An answer that takes long (events, a download), which must arrive completely'
 websocket\t'A WebSocket, with a ping every 50 ms'"
+complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l header -d 'A header of every request, such as \'Authorization: Bearer ...\'; may be repeated. Host and Content-Type replace those of the load; for FastCGI it is a parameter HTTP_...' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l body -d 'The body of the kinds post and post-half [default: 2 KiB]. Its type: --header \'Content-Type: ...\'' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l clients -d 'How many clients send requests at the same time' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l rate -d 'Requests a second, of all clients together; without it each client sends its next request at once' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l flips -d 'How many upgrades' -r -f
@@ -325,6 +327,8 @@ dies-later\t'The program becomes healthy, and is killed a second later: needs `u
 complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l next -d 'Another configuration file: every other upgrade goes to it, and the next one back' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l beside -d 'A command (for `sh -c`) that runs along, such as a web server in front' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l pass -d 'An address outside that the service needs, such as a database: 127.0.0.1:5432' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l net -d 'The network of the sandbox' -r -f -a "own\t'Its own: the same ports as the real service, and nothing outside but --pass'
+host\t'The host\'s: everything outside can be reached, and ports are shared with the real service'"
 complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l during -d 'Rehearse any other tool instead of psflip: a command (for `sh -c`) that upgrades the service, such as \'systemctl reload app\'. With --service in a sandbox, otherwise on this host' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l service -d 'With --during: the command (for `sh -c`) that starts the service. SERVICE_PID is its pid in --during' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l pause -d 'How long the load goes on after each upgrade, before the next one. An upgrade of psflip is over when the old child is gone, one of --during when the command has exited' -r -f

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use crate::load::{Kind, Load};
+use crate::load::{Header, Kind, Load};
 use crate::service::versions::Bad;
 
 /// Will my app survive its upgrades? Runs them in a sandbox, under load, and explains every lost request.
@@ -34,6 +34,13 @@ pub(crate) struct Args {
         hide_possible_values = false
     )]
     pub(crate) kinds: Vec<Kind>,
+    /// A header of every request, such as 'Authorization: Bearer ...'; may be repeated. Host and Content-Type
+    /// replace those of the load; for FastCGI it is a parameter HTTP_...
+    #[arg(long, value_name = "NAME: VALUE")]
+    pub(crate) header: Vec<Header>,
+    /// The body of the kinds post and post-half [default: 2 KiB]. Its type: --header 'Content-Type: ...'
+    #[arg(long, value_name = "FILE")]
+    pub(crate) body: Option<PathBuf>,
     /// How many clients send requests at the same time
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub(crate) clients: u16,
@@ -55,6 +62,9 @@ pub(crate) struct Args {
     /// An address outside that the service needs, such as a database: 127.0.0.1:5432
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) pass: Vec<SocketAddr>,
+    /// The network of the sandbox
+    #[arg(long, value_name = "WHICH", value_enum, default_value = "own", conflicts_with_all = ["pass", "no_sandbox"])]
+    pub(crate) net: Net,
     /// Rehearse any other tool instead of psflip: a command (for `sh -c`) that upgrades the service, such as
     /// 'systemctl reload app'. With --service in a sandbox, otherwise on this host
     #[arg(long, value_name = "COMMAND")]
@@ -103,6 +113,15 @@ pub(crate) struct Args {
     /// Flags and command of `psflip run`, instead of a file: -- --proxy http://:8080 -- ./server
     #[arg(last = true, value_name = "RUN", allow_hyphen_values = true)]
     pub(crate) run: Vec<OsString>,
+}
+
+/// The network of the sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Net {
+    /// Its own: the same ports as the real service, and nothing outside but --pass
+    Own,
+    /// The host's: everything outside can be reached, and ports are shared with the real service
+    Host,
 }
 
 const AFTER_HELP: &str = "\

@@ -12,5 +12,5 @@ pub(crate) const NO_SANDBOX: u8 = 77;
 pub(crate) const CONFIG: u8 = 78;
 /// The service did not start, or did not answer well before the first upgrade; or the rehearsal itself failed.
 pub(crate) const FAILED: u8 = 125;
-/// 128 and SIGINT: a second Ctrl-C has ended the rehearsal at once.
+/// 128 and SIGINT: Ctrl-C before the first upgrade, or a second one, has ended the rehearsal at once.
 pub(crate) const INTERRUPTED: u8 = 130;

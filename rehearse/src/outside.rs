@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::args::Args;
+use crate::args::{Args, Net};
 use crate::exit;
 use crate::interrupt::Interrupt;
 use crate::plan::{Abort, Plan};
@@ -39,14 +39,17 @@ fn try_run(args: &Args) -> Result<u8, Abort> {
         let made = fs::create_dir_all(out).and_then(|()| remove_reports(out));
         made.map_err(|error| Abort::failed(&format!("--out {}", out.display()), &error))?;
     }
+    let runs_here = args.no_sandbox || (args.during.is_some() && args.service.is_none());
+    if !runs_here {
+        check_places(args)?;
+    }
     let mut files = files(args).map_err(|error| Abort::failed("the report's files", &error))?;
     let interrupt = Interrupt::take().map_err(|error| Abort::failed("sigaction", &error))?;
-    let runs_here = args.no_sandbox || (args.during.is_some() && args.service.is_none());
     let code = if runs_here {
         rehearse(plan, &files, interrupt)
     } else {
-        let status =
-            sandbox::run(&files, &args.pass).map_err(|error| Abort::failed("the sandbox", &error))?;
+        let status = sandbox::run(&files, args.net == Net::Host, &args.pass)
+            .map_err(|error| Abort::failed("the sandbox", &error))?;
         if status.code().is_none() {
             complain(&format!("the sandbox was killed: {status} (out of memory?)"));
         }
@@ -57,6 +60,25 @@ fn try_run(args: &Args) -> Result<u8, Abort> {
             .map_err(|error| Abort::failed(&format!("--out {}", out.display()), &error))?;
     }
     Ok(code)
+}
+
+/// The working directory and the configuration must be there in the sandbox, too.
+fn check_places(args: &Args) -> Result<(), Abort> {
+    let cwd = std::env::current_dir().map_err(|error| Abort::failed("the working directory", &error))?;
+    let config = args.config.canonicalize().ok().filter(|_| args.run.is_empty() && args.during.is_none());
+    let places = [Some(("the working directory", cwd)), config.map(|path| ("the configuration", path))];
+    for (what, path) in places.into_iter().flatten() {
+        if let Some(own) = sandbox::hides(&path) {
+            let text = format!(
+                "{what} `{}` is below {own}, and the sandbox has a {own} of its own, where it does not exist: \
+                 rehearse in another directory, for example below /tmp; or on this host, while the service \
+                 itself does not run: --no-sandbox",
+                path.display()
+            );
+            return Err(Abort::new(exit::USAGE, text));
+        }
+    }
+    Ok(())
 }
 
 /// Those of an earlier rehearsal must not be taken for this one's.

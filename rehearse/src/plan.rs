@@ -1,7 +1,8 @@
 //! What the arguments mean, with psflip's view of the configuration.
 
 use std::ffi::OsString;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use toml::{Table, Value};
 
 use crate::args::Args;
 use crate::exit;
-use crate::load::{Kind, Load, Protocol};
+use crate::load::{Extra, Kind, Load, Protocol};
 use crate::service::psflip::Invocation;
 
 /// Why there is nothing to rehearse: the text for the user, and the exit code.
@@ -54,6 +55,8 @@ pub(crate) struct Plan {
     pub(crate) name: String,
     /// A client for each: what it requests, and how.
     pub(crate) clients: Vec<(Load, Kind)>,
+    /// Headers and body of all requests.
+    pub(crate) extra: Arc<Extra>,
     pub(crate) args: Args,
 }
 
@@ -74,7 +77,23 @@ impl Plan {
             return Err(Abort::new(exit::USAGE, text));
         }
         let clients = clients(&loads, &args.kinds, args.clients.into());
-        Ok(Self { subject, name, clients, args: args.clone() })
+        let extra = Arc::new(extra(args, &clients)?);
+        Ok(Self { subject, name, clients, extra, args: args.clone() })
+    }
+
+    /// The number of each client's load: clients that request the same in the same way have the same.
+    pub(crate) fn loads(&self) -> Vec<usize> {
+        let mut known: Vec<(&str, Kind)> = Vec::new();
+        let mut numbers = Vec::new();
+        for (load, kind) in &self.clients {
+            let one = (load.url.as_str(), *kind);
+            let number = known.iter().position(|other| *other == one).unwrap_or_else(|| {
+                known.push(one);
+                known.len() - 1
+            });
+            numbers.push(number);
+        }
+        numbers
     }
 }
 
@@ -92,6 +111,28 @@ fn clients(loads: &[Load], default: &[Kind], count: usize) -> Vec<(Load, Kind)> 
     }
     let count = count.max(each.len());
     each.into_iter().cycle().take(count).collect()
+}
+
+/// The most bytes of `--body`: every client has them in memory.
+const MOST_BODY: u64 = 64 << 20;
+
+fn extra(args: &Args, clients: &[(Load, Kind)]) -> Result<Extra, Abort> {
+    let mut extra = Extra { headers: args.header.clone(), ..Extra::default() };
+    let Some(path) = &args.body else { return Ok(extra) };
+    let usage = |text: String| Abort::new(exit::USAGE, format!("--body {}: {text}", path.display()));
+    if !clients.iter().any(|(_, kind)| matches!(kind, Kind::Post | Kind::PostHalf)) {
+        return Err(usage("only the kinds post and post-half have a body: --kinds new,post".to_owned()));
+    }
+    let read = || {
+        let mut body = Vec::new();
+        File::open(path)?.take(MOST_BODY + 1).read_to_end(&mut body)?;
+        Ok(body)
+    };
+    extra.body = read().map_err(|error: io::Error| usage(error.to_string()))?;
+    if extra.body.len() as u64 > MOST_BODY {
+        return Err(usage("it has more than 64 MiB".to_owned()));
+    }
+    Ok(extra)
 }
 
 fn psflip_subject(args: &Args) -> Result<(Subject, String, Option<Load>), Abort> {

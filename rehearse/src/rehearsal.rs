@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -65,7 +65,7 @@ pub(crate) fn run(plan: Plan, log: File, interrupt: Interrupt) -> Result<Report,
     let reaper = Reaper::start().map_err(|error| Abort::failed("no thread", &error))?;
     let mut progress = Progress::new();
     progress.line(&format!("rehearsing {}", plan.name));
-    progress.state("starting the service");
+    progress.wait("starting the service");
     // Only a service of this host, which `--during` upgrades, outlives the rehearsal.
     let is_ours = !matches!(&plan.subject, Subject::Other { service: None, .. });
     let rehearsed = rehearse(plan, log, interrupt, clock, &reaper, progress);
@@ -81,13 +81,17 @@ fn rehearse(
     interrupt: Interrupt,
     clock: Clock,
     reaper: &Reaper,
-    progress: Progress,
+    mut progress: Progress,
 ) -> Result<Report, Abort> {
-    let subject = start(&plan, reaper, &log, clock)?;
+    let on_wait = || {
+        progress.still_waiting(|| log.last_line());
+        !interrupt.is_seen()
+    };
+    let subject = start(&plan, reaper, &log, clock, on_wait)?;
     let start = clock.began.elapsed();
     let beside = plan.args.beside.iter().map(|line| Running::start(line, "beside", reaper, &log));
     let beside = beside.collect::<io::Result<Vec<_>>>().map_err(|error| Abort::failed("--beside", &error))?;
-    let record = Record::new(clock.began, plan.clients.len());
+    let record = Record::new(clock.began, plan.loads());
     let mut rehearsal = Rehearsal {
         plan,
         clock,
@@ -102,10 +106,10 @@ fn rehearse(
         failures: Vec::new(),
         start,
     };
-    rehearsal.progress.state("waiting for the first answers");
+    rehearsal.progress.wait("waiting for the first answers");
     rehearsal.first_answers()?;
     let engine = rehearsal.load()?;
-    rehearsal.record.wait_for(rehearsal.plan.args.pause);
+    rehearsal.pause();
     rehearsal.upgrade_all();
     engine.finish();
     rehearsal.check_own_errors()?;
@@ -114,7 +118,13 @@ fn rehearse(
     Ok(rehearsal.report(loaded, end, left))
 }
 
-fn start(plan: &Plan, reaper: &Reaper, log: &Log, clock: Clock) -> Result<Subjected, Abort> {
+fn start(
+    plan: &Plan,
+    reaper: &Reaper,
+    log: &Log,
+    clock: Clock,
+    on_wait: impl FnMut() -> bool,
+) -> Result<Subjected, Abort> {
     match &plan.subject {
         Subject::Other { during, service } => {
             let start = |line: &String| Running::start(line, "service", reaper, log);
@@ -129,8 +139,9 @@ fn start(plan: &Plan, reaper: &Reaper, log: &Log, clock: Clock) -> Result<Subjec
             let service = Service::start(invocation, reaper, log, clock)
                 .map_err(|error| Abort::failed(&format!("`{}`", invocation.program.display()), &error))?;
             let limit = plan.args.start_timeout;
-            service.wait_ready(limit).map_err(|error| {
+            service.wait_ready(limit, on_wait).map_err(|error| {
                 let what = match error {
+                    StartError::Interrupted => return interrupted(),
                     StartError::Ended(end) => format!("psflip {end}"),
                     StartError::TimeOut => {
                         format!("it was not healthy within {} s (--start-timeout)", limit.as_secs())
@@ -147,11 +158,17 @@ fn start(plan: &Plan, reaper: &Reaper, log: &Log, clock: Clock) -> Result<Subjec
     }
 }
 
+/// Ctrl-C before the first upgrade: there is nothing to report.
+fn interrupted() -> Abort {
+    Abort::new(exit::INTERRUPTED, "interrupted by Ctrl-C before the first upgrade")
+}
+
 impl Rehearsal {
     fn settings(&self) -> Settings {
         let args = &self.plan.args;
         let pace = args.rate.map_or(Pace::Closed, Pace::Rate);
-        Settings { pace, timeout: args.timeout, accepted: args.accept }
+        let extra = Arc::clone(&self.plan.extra);
+        Settings { pace, timeout: args.timeout, accepted: args.accept, extra }
     }
 
     fn load(&self) -> Result<Engine, Abort> {
@@ -160,8 +177,8 @@ impl Rehearsal {
     }
 
     /// Every client must be answered well before the first upgrade: otherwise the rehearsal would show nothing.
-    fn first_answers(&self) -> Result<(), Abort> {
-        let record = Record::new(self.clock.began, self.plan.clients.len());
+    fn first_answers(&mut self) -> Result<(), Abort> {
+        let record = Record::new(self.clock.began, self.plan.loads());
         let engine = Engine::start(&self.plan.clients, &self.settings(), &record);
         let engine = engine.map_err(|error| Abort::failed("the load", &error))?;
         let limit = match &self.subject {
@@ -169,8 +186,15 @@ impl Rehearsal {
             _ => FIRST_ANSWERS,
         };
         let limit = limit + self.turns(1);
-        let missing = record.wait_first_answers(limit);
+        let Self { progress, log, interrupt, .. } = self;
+        let missing = record.wait_first_answers(limit, || {
+            progress.still_waiting(|| log.last_line());
+            !interrupt.is_seen()
+        });
         engine.finish();
+        if self.interrupt.is_seen() {
+            return Err(interrupted());
+        }
         let Some(client) = missing.first() else { return Ok(()) };
         let (load, kind) = &self.plan.clients[*client];
         let seen = record.lock();
@@ -261,17 +285,22 @@ impl Rehearsal {
 
     fn upgrade(&mut self, number: usize, count: usize, version: Version) -> Result<(), Abort> {
         let label = format!("{number}/{count}");
-        let before = self.record.lock().requests;
+        let before = self.record.lock().tally.all.requests;
         let memory = MemoryWatch::start(own_pid(), self.beside.iter().map(|one| one.pid.as_raw()).collect());
+        self.record.lock().tally.begin_upgrade();
         let mut upgrade = self.perform(&label, version)?;
+        if matches!(self.subject, Subjected::Psflip { .. }) {
+            self.end_upgrade(&upgrade);
+        }
         // Every client has met the new version, or has lost a request.
         let limit = self.plan.args.timeout + Duration::from_secs(1) + self.turns(2);
         let silent = self.record.wait_each(2, limit);
-        self.record.wait_for(self.plan.args.pause);
+        self.pause();
         let peak_memory_kb = memory.finish();
         if matches!(self.subject, Subjected::Other { .. }) {
             // Its command may return before the upgrade is over.
             upgrade.steps.push(Step { step: "observed".to_owned(), at_ms: self.clock.now_ms() });
+            self.end_upgrade(&upgrade);
         }
         let (psflip, child) = match &self.subject {
             Subjected::Psflip { service, .. } => service.usage(),
@@ -294,10 +323,26 @@ impl Rehearsal {
         }
         let seen = self.record.lock();
         let lost = seen.losses.iter().filter(|loss| loss.at.as_secs_f64() * 1e3 >= upgrade.span().0).count();
-        self.progress.upgrade(&label, &upgrade, seen.requests - before, lost);
+        self.progress.upgrade(&label, &upgrade, seen.tally.all.requests - before, lost);
         drop(seen);
         self.upgrades.push(upgrade);
         Ok(())
+    }
+
+    /// Lets the load go on for `--pause`, or until Ctrl-C.
+    fn pause(&self) {
+        let until = Instant::now() + self.plan.args.pause;
+        while let Some(left) = until.checked_duration_since(Instant::now())
+            && !self.interrupt.is_seen()
+        {
+            self.record.wait_for(left.min(Duration::from_millis(100)));
+        }
+    }
+
+    /// Requests from now on do not belong to it.
+    fn end_upgrade(&self, upgrade: &Upgrade) {
+        let end = (upgrade.span().1 * 1e3) as u64;
+        self.record.lock().tally.end_upgrade(end);
     }
 
     fn perform(&mut self, label: &str, version: Version) -> Result<Upgrade, Abort> {
@@ -307,7 +352,8 @@ impl Rehearsal {
         let performed = match &self.subject {
             Subjected::Other { command, service } => {
                 progress.state(&format!("{label} {command}"));
-                during::upgrade(command, service.as_ref(), &self.reaper, log, clock, DURING)
+                let interrupt = &self.interrupt;
+                during::upgrade(command, service.as_ref(), &self.reaper, log, clock, DURING, interrupt)
                     .map_err(failed)?
             }
             Subjected::Psflip { service, versions } => {
@@ -387,10 +433,10 @@ impl Rehearsal {
             all.retain(|one| one.pid != own && !ours.iter().any(|other| other.pid == one.pid));
             all
         };
-        let until = std::time::Instant::now() + LEFTOVERS;
+        let until = Instant::now() + LEFTOVERS;
         // A tool that upgrades a service of this host may have started it anew: that is no leftover of ours.
         let mut found = if stopped.is_some() { left() } else { Vec::new() };
-        while !found.is_empty() && std::time::Instant::now() < until {
+        while !found.is_empty() && Instant::now() < until {
             self.record.wait_for(Duration::from_millis(20));
             found = left();
         }

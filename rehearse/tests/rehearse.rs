@@ -1,86 +1,20 @@
 //! Whole rehearsals: real services, real upgrades, real losses.
 
+mod common;
+
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::sync::Arc;
 
 use serde_json::Value;
-use testkit::{Deadline, Running, Sandbox, Stream, fixture, need, need_root, psflip_bin, wait_until};
+use testkit::{Deadline, Sandbox, Stream, fixture, need, need_root, psflip_bin, wait_until};
 
-/// Every service listens here: each rehearsal has a network of its own.
-const PORT: u16 = 80;
-
-fn address() -> String {
-    format!("127.0.0.1:{PORT}")
-}
-
-/// A service whose versions all inherit one socket, and have a socket of their own for the health check: no
-/// request is lost.
-fn careful(sandbox: &Sandbox) {
-    let server = fixture("http-server");
-    let config = format!(
-        "cmd = ['{}', '--inherit', 'listen_fds', '--probe', 'probe-{{{{ generation() }}}}.sock']
-pidfile = 'app.pid'
-[[listen]]
-address = 'tcp://{}'
-[healthcheck.unix]
-path = 'probe-{{{{ generation() }}}}.sock'
-",
-        server.display(),
-        address()
-    );
-    sandbox.write("app.toml", config);
-}
+use common::{LOAD, address, careful, interrupt, rehearse, start, with};
 
 /// The same, but psflip kills it without mercy.
 fn careless(sandbox: &Sandbox) {
     careful(sandbox);
     let config = sandbox.read("app.toml");
     sandbox.write("app.toml", format!("{config}[shutdown]\nsignal = 'SIGKILL'\n"));
-}
-
-const LOAD: &[&str] = &["--load", "http://127.0.0.1/", "--pause=100ms"];
-
-/// Starts a rehearsal of `app.toml`.
-#[track_caller]
-fn start(sandbox: &Sandbox, args: &[&str]) -> Arc<Running> {
-    let program = env!("CARGO_BIN_EXE_psflip-rehearse");
-    let psflip = psflip_bin();
-    let fixed = [program, "--psflip", psflip.to_str().unwrap(), "-c", "app.toml"];
-    sandbox.command(fixed.iter().chain(args)).start()
-}
-
-/// A rehearsal that was completed.
-struct Done {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-impl Done {
-    /// The report of `--json`.
-    #[track_caller]
-    fn report(&self) -> Value {
-        serde_json::from_str(&self.stdout)
-            .unwrap_or_else(|error| panic!("{error}: {}\n{}", self.stdout, self.stderr))
-    }
-
-    #[track_caller]
-    fn assert_code(&self, code: i32) {
-        assert_eq!(self.code, Some(code), "{}\n{}", self.stdout, self.stderr);
-    }
-}
-
-#[track_caller]
-fn rehearse(sandbox: &Sandbox, args: &[&str]) -> Done {
-    let running = start(sandbox, args);
-    let code = running.wait_exit_by(Deadline::after(std::time::Duration::from_secs(90))).code();
-    Done { code, stdout: running.stdout(), stderr: running.stderr() }
-}
-
-/// The arguments of a load, and these.
-fn with<'a>(more: &[&'a str]) -> Vec<&'a str> {
-    LOAD.iter().chain(more).copied().collect()
 }
 
 #[test]
@@ -395,9 +329,7 @@ fn control_c_ends_a_rehearsal_with_its_report() {
     careful(&sandbox);
     let running = start(&sandbox, &with(&["--flips", "100000", "--out", "report"]));
     running.output().wait(Stream::Stderr, "2/100000");
-    // As a terminal does: all processes of the foreground group get it, and the service is not among them.
-    let group = format!("-{}", running.pid());
-    assert!(sandbox.command(["kill", "-INT", "--", &group]).start().wait_exit().success());
+    interrupt(&sandbox, &running);
     assert_eq!(running.wait_exit().code(), Some(1), "{}{}", running.stdout(), running.stderr());
     let summary = running.stdout();
     assert!(summary.contains("interrupted by Ctrl-C after "), "{summary}");

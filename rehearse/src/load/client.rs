@@ -9,6 +9,7 @@ use rustix::net::{
     self, AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt,
 };
 
+use super::extra::Extra;
 use super::fcgi::Fcgi;
 use super::http::{Accepted, Http, Progress};
 use super::record::{Connection, Failed, Record, Stage};
@@ -96,14 +97,18 @@ enum Step {
 }
 
 impl Client {
-    pub(crate) fn new(number: usize, load: &Load, kind: Kind, accepted: Accepted, now: Instant) -> Self {
+    /// Its first request is due now.
+    pub(crate) fn new(number: usize, load: &Load, kind: Kind, accepted: Accepted, extra: &Extra) -> Self {
         let exchange = match &load.protocol {
-            Protocol::Fcgi { script } => Exchange::Fcgi(Fcgi::new(script, kind == Kind::KeepAlive, accepted)),
-            Protocol::Http { host, path } if kind == Kind::Websocket => {
-                Exchange::Websocket(Websocket::new(host, path))
+            Protocol::Fcgi { script } => {
+                Exchange::Fcgi(Fcgi::new(script, kind == Kind::KeepAlive, accepted, extra))
             }
-            Protocol::Http { host, path } => Exchange::Http(Http::new(kind, host, path, accepted)),
+            Protocol::Http { host, path } if kind == Kind::Websocket => {
+                Exchange::Websocket(Websocket::new(host, path, extra))
+            }
+            Protocol::Http { host, path } => Exchange::Http(Http::new(kind, host, path, accepted, extra)),
         };
+        let now = Instant::now();
         Self {
             number,
             address: load.address.clone(),

@@ -10,6 +10,7 @@ use rustix::event::epoll;
 use rustix::event::{Timespec, epoll::CreateFlags};
 
 use super::client::{Client, Context};
+use super::extra::Extra;
 use super::http::Accepted;
 use super::record::Record;
 use super::target::{Kind, Load};
@@ -35,6 +36,7 @@ pub(crate) struct Settings {
     /// How long a request may make no progress.
     pub(crate) timeout: Duration,
     pub(crate) accepted: (u16, u16),
+    pub(crate) extra: Arc<Extra>,
 }
 
 /// The running load. Dropping it ends it.
@@ -55,10 +57,10 @@ impl Engine {
         record: &Arc<Record>,
     ) -> std::io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        let now = Instant::now();
         let accepted = Accepted(settings.accepted.0, settings.accepted.1);
-        let make =
-            |(number, (load, kind)): (usize, &(Load, Kind))| Client::new(number, load, *kind, accepted, now);
+        let make = |(number, (load, kind)): (usize, &(Load, Kind))| {
+            Client::new(number, load, *kind, accepted, &settings.extra)
+        };
         let running = Running {
             clients: clients.iter().enumerate().map(make).collect(),
             epoll,
@@ -134,7 +136,7 @@ impl Running {
             }
             if now >= tick {
                 self.clients.iter_mut().for_each(|client| client.on_tick(now, &mut context));
-                self.record.own_delay(now, delay.max(now - tick));
+                self.record.own_delay(delay.max(now - tick));
                 (tick, delay) = (now + TICK, Duration::ZERO);
             }
             delay = delay.max(now.elapsed());

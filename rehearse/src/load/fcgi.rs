@@ -1,5 +1,6 @@
 //! FastCGI requests and answers, as a web server sends them (FastCGI specification, section 3).
 
+use super::extra::Extra;
 use super::http::{Accepted, Progress};
 use super::record::{Failed, Stage};
 
@@ -25,7 +26,7 @@ pub(crate) struct Fcgi {
 impl Fcgi {
     /// `script` is SCRIPT_FILENAME. With `keep_alive`, FCGI_KEEP_CONN asks the server to leave the connection
     /// open.
-    pub(crate) fn new(script: &str, keep_alive: bool, accepted: Accepted) -> Self {
+    pub(crate) fn new(script: &str, keep_alive: bool, accepted: Accepted, extra: &Extra) -> Self {
         let mut params = Vec::new();
         let (path, query) = script.split_once('?').unwrap_or((script, ""));
         for (name, value) in [
@@ -43,6 +44,9 @@ impl Fcgi {
             ("SERVER_PORT", "80"),
         ] {
             pair(&mut params, name, value);
+        }
+        for header in &extra.headers {
+            pair(&mut params, &parameter(&header.name), &header.value);
         }
         let mut request = Vec::new();
         record(&mut request, BEGIN_REQUEST, &[0, RESPONDER, u8::from(keep_alive), 0, 0, 0, 0, 0]);
@@ -115,6 +119,12 @@ fn record(out: &mut Vec<u8>, kind: u8, content: &[u8]) {
     out.extend_from_slice(content);
 }
 
+/// The name of a header as a CGI parameter (RFC 3875, section 4.1.18).
+fn parameter(header: &str) -> String {
+    let name = header.to_ascii_uppercase().replace('-', "_");
+    if name == "CONTENT_TYPE" { name } else { format!("HTTP_{name}") }
+}
+
 fn pair(out: &mut Vec<u8>, name: &str, value: &str) {
     for text in [name, value] {
         match u8::try_from(text.len()) {
@@ -139,7 +149,7 @@ mod tests {
     }
 
     fn receive(mut bytes: Vec<u8>) -> Progress {
-        Fcgi::new("/ping", true, Accepted(200, 399)).receive(&mut bytes)
+        Fcgi::new("/ping", true, Accepted(200, 399), &Extra::default()).receive(&mut bytes)
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! HTTP/1.1 requests and answers (RFC 9112).
 
+use super::extra::Extra;
 use super::record::{Failed, Stage};
 use super::target::Kind;
 
@@ -16,8 +17,6 @@ pub(crate) enum Progress {
     Failed(Failed),
 }
 
-/// The body of a POST.
-const BODY: &[u8] = &[b'x'; 2048];
 /// The most bytes of an answer's head.
 const MOST_HEAD: usize = 64 * 1024;
 /// The most headers of an answer.
@@ -73,22 +72,21 @@ enum Chunk {
 }
 
 impl Http {
-    pub(crate) fn new(kind: Kind, host: &str, path: &str, accepted: Accepted) -> Self {
+    pub(crate) fn new(kind: Kind, host: &str, path: &str, accepted: Accepted, extra: &Extra) -> Self {
         let has_body = matches!(kind, Kind::Post | Kind::PostHalf);
         let method = if has_body { "POST" } else { "GET" };
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: psflip-rehearse\r\n");
+        let length = extra.body.len().to_string();
+        let mut headers = vec![("Host", host), ("User-Agent", "psflip-rehearse")];
         if has_body {
-            head.push_str("Content-Type: application/octet-stream\r\n");
-            head.push_str(&format!("Content-Length: {}\r\n", BODY.len()));
+            headers.extend([("Content-Type", "application/octet-stream"), ("Content-Length", &length)]);
         }
         if matches!(kind, Kind::New | Kind::PostHalf | Kind::Stream) {
-            head.push_str("Connection: close\r\n");
+            headers.push(("Connection", "close"));
         }
-        head.push_str("\r\n");
-        let mut request = head.into_bytes();
-        let pause_at = (kind == Kind::PostHalf).then_some(request.len() + BODY.len() / 2);
+        let mut request = extra.head(&format!("{method} {path} HTTP/1.1"), &headers);
+        let pause_at = (kind == Kind::PostHalf).then_some(request.len() + extra.body.len() / 2);
         if has_body {
-            request.extend_from_slice(BODY);
+            request.extend_from_slice(&extra.body);
         }
         Self { request, pause_at, accepted, state: State::Head }
     }
@@ -232,7 +230,7 @@ mod tests {
     const GOOD: Accepted = Accepted(200, 399);
 
     fn receive(parts: &[&str], is_end: bool) -> Progress {
-        let mut http = Http::new(Kind::KeepAlive, "h", "/", GOOD);
+        let mut http = Http::new(Kind::KeepAlive, "h", "/", GOOD, &Extra::default());
         let (mut input, mut out) = (Vec::new(), Vec::new());
         http.request(&mut out);
         let mut last = Progress::More(Stage::FirstByte);
@@ -285,9 +283,10 @@ mod tests {
 
     #[test]
     fn half_a_body_is_sent_before_the_pause() {
-        let (mut out, mut http) = (Vec::new(), Http::new(Kind::PostHalf, "h", "/p", GOOD));
+        let extra = Extra { body: b"0123456789".to_vec(), ..Extra::default() };
+        let (mut out, mut http) = (Vec::new(), Http::new(Kind::PostHalf, "h", "/p", GOOD, &extra));
         let pause = http.request(&mut out).unwrap();
-        assert_eq!(out.len() - pause, BODY.len() / 2);
+        assert_eq!(&out[pause..], b"56789");
         assert!(String::from_utf8_lossy(&out).starts_with("POST /p HTTP/1.1\r\nHost: h\r\n"));
     }
 }

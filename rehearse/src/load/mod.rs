@@ -5,14 +5,22 @@
 
 mod client;
 mod engine;
+mod extra;
 mod fcgi;
+mod histogram;
 mod http;
 mod record;
+mod tally;
 mod target;
 #[cfg(test)]
 mod tests;
+mod timeline;
 mod websocket;
 
 pub(crate) use engine::{Engine, Pace, Settings};
-pub(crate) use record::{Connection, Loss, MOST_SAMPLES, Record, Sample, Seen, Stage};
+pub(crate) use extra::{Extra, Header};
+pub(crate) use histogram::Histogram;
+pub(crate) use record::{Connection, Loss, Record, Seen, Stage};
+pub(crate) use tally::{AFTERMATH, Group};
 pub(crate) use target::{Kind, Load, Protocol};
+pub(crate) use timeline::Bucket;

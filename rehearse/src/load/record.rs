@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::histogram::Histogram;
+use super::tally::{Sample, Tally};
+
 /// How far a request got before it was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -40,18 +43,6 @@ pub(crate) enum Connection {
     Reused,
 }
 
-/// A completed request. Compact: a rehearsal has millions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Sample {
-    /// When it completed, in microseconds since the rehearsal began.
-    pub(crate) at_us: u64,
-    /// How long it took, in microseconds.
-    pub(crate) took_us: u32,
-    /// The number of the client.
-    pub(crate) client: u16,
-    pub(crate) lost: bool,
-}
-
 /// A lost request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Loss {
@@ -81,8 +72,8 @@ impl Failed {
     }
 }
 
-/// The most requests that are kept one by one. Later ones are counted only (64 MB are enough for minutes).
-pub(crate) const MOST_SAMPLES: usize = 4_000_000;
+/// How often who waits for the first answers is called.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// The most losses that are kept with their causes.
 const MOST_LOSSES: usize = 10_000;
 
@@ -92,6 +83,8 @@ pub(crate) struct Record {
     pub(crate) began: Instant,
     seen: Mutex<Seen>,
     changed: Condvar,
+    /// The load of each client.
+    loads: Vec<usize>,
     is_awaited: AtomicBool,
     /// The requests that each client has completed.
     completed: Vec<AtomicU64>,
@@ -99,26 +92,23 @@ pub(crate) struct Record {
     answered: Vec<AtomicU64>,
 }
 
-/// The samples, losses and delays so far.
+/// The requests, losses and delays so far.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seen {
-    pub(crate) samples: Vec<Sample>,
+    pub(crate) tally: Tally,
     pub(crate) losses: Vec<Loss>,
-    /// All lost requests, also those that are not in `losses`.
-    pub(crate) lost: u64,
-    /// All requests, also those that are not in `samples`.
-    pub(crate) requests: u64,
     /// Connections that the server closed as its protocol provides (WebSocket's close frame).
     pub(crate) closed_politely: u64,
     /// The first error of the load's own, which is none of the service.
     pub(crate) own_error: Option<String>,
-    /// How late the load itself was, in microseconds: when, and how much.
-    pub(crate) own_delays: Vec<(u64, u32)>,
+    /// How late the load itself was, in microseconds.
+    pub(crate) own_delays: Histogram,
 }
 
 impl Record {
-    pub(crate) fn new(began: Instant, clients: usize) -> Arc<Self> {
-        let counters = || (0..clients).map(|_| AtomicU64::new(0)).collect();
+    /// `loads`: the number of each client's load.
+    pub(crate) fn new(began: Instant, loads: Vec<usize>) -> Arc<Self> {
+        let counters = || (0..loads.len()).map(|_| AtomicU64::new(0)).collect();
         Arc::new(Self {
             began,
             seen: Mutex::default(),
@@ -126,6 +116,7 @@ impl Record {
             is_awaited: AtomicBool::new(false),
             completed: counters(),
             answered: counters(),
+            loads,
         })
     }
 
@@ -154,7 +145,6 @@ impl Record {
     ) {
         self.sample(client, began, now, true);
         let mut seen = self.lock();
-        seen.lost += 1;
         if seen.losses.len() < MOST_LOSSES {
             let Failed { stage, cause, status } = failed;
             let (at, took) =
@@ -167,13 +157,8 @@ impl Record {
 
     fn sample(&self, client: usize, began: Instant, now: Instant, lost: bool) {
         let took = now.saturating_duration_since(began).as_micros();
-        let took_us = u32::try_from(took).unwrap_or(u32::MAX);
-        let mut seen = self.lock();
-        seen.requests += 1;
-        if seen.samples.len() < MOST_SAMPLES {
-            seen.samples.push(Sample { at_us: self.micros(now), took_us, client: client as u16, lost });
-        }
-        drop(seen);
+        let took = u32::try_from(took).unwrap_or(u32::MAX);
+        self.lock().tally.add(Sample { at: self.micros(now), took, load: self.loads[client], lost });
         self.completed[client].fetch_add(1, Ordering::Relaxed);
     }
 
@@ -192,9 +177,9 @@ impl Record {
         self.lock().closed_politely += 1;
     }
 
-    pub(crate) fn own_delay(&self, now: Instant, delay: Duration) {
+    pub(crate) fn own_delay(&self, delay: Duration) {
         let micros = u32::try_from(delay.as_micros()).unwrap_or(u32::MAX);
-        self.lock().own_delays.push((self.micros(now), micros));
+        self.lock().own_delays.add(micros);
     }
 
     fn notify(&self) {
@@ -218,7 +203,23 @@ impl Record {
     }
 
     /// Waits until every client has had a good answer, or for `limit`. Returns the clients that have had none.
-    pub(crate) fn wait_first_answers(&self, limit: Duration) -> Vec<usize> {
+    /// `on_wait` is called again and again meanwhile, and ends the wait if it returns false.
+    pub(crate) fn wait_first_answers(
+        &self,
+        limit: Duration,
+        mut on_wait: impl FnMut() -> bool,
+    ) -> Vec<usize> {
+        let end = Instant::now() + limit;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let missing = self.wait_answers(left.min(LOOK_AGAIN));
+            if missing.is_empty() || left.is_zero() || !on_wait() {
+                return missing;
+            }
+        }
+    }
+
+    fn wait_answers(&self, limit: Duration) -> Vec<usize> {
         self.wait(limit, || {
             let clients = self.answered.iter().enumerate();
             clients

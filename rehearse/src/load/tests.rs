@@ -28,8 +28,9 @@ fn server(answer: &'static [u8], end: fn(TcpStream)) -> SocketAddr {
 fn load(address: SocketAddr, kinds: &[Kind], pace: Pace) -> Arc<Record> {
     let load: Load = format!("http://{address}/").parse().unwrap();
     let clients: Vec<(Load, Kind)> = kinds.iter().map(|kind| (load.clone(), *kind)).collect();
-    let record = Record::new(Instant::now(), clients.len());
-    let settings = Settings { pace, timeout: Duration::from_secs(10), accepted: (200, 399) };
+    let record = Record::new(Instant::now(), (0..clients.len()).collect());
+    let settings =
+        Settings { pace, timeout: Duration::from_secs(10), accepted: (200, 399), extra: Arc::default() };
     let engine = Engine::start(&clients, &settings, &record).unwrap();
     let missing = record.wait_each(3, Duration::from_secs(30));
     engine.finish();
@@ -64,7 +65,7 @@ fn an_answer_that_is_cut_short_is_lost_at_once() {
 fn a_reset_completes_no_answer() {
     let record = load(server(b"HTTP/1.1 200 OK\r\n\r\nperhaps all", reset), &[Kind::New], Pace::Closed);
     let seen = record.lock();
-    assert_eq!(seen.lost, seen.requests, "{:?}", seen.losses.first());
+    assert_eq!(seen.tally.all.lost, seen.tally.all.requests, "{:?}", seen.losses.first());
 }
 
 #[test]
@@ -72,12 +73,11 @@ fn every_client_gets_its_turn_at_a_low_rate() {
     let answer = server(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok", drop);
     let record = load(answer, &[Kind::New, Kind::KeepAlive, Kind::New, Kind::KeepAlive], Pace::Rate(100.0));
     let seen = record.lock();
-    assert_eq!(seen.lost, 0, "{:?}", seen.losses);
-    let counts: Vec<usize> =
-        (0..4).map(|client| seen.samples.iter().filter(|one| one.client == client).count()).collect();
+    assert_eq!(seen.tally.all.lost, 0, "{:?}", seen.losses);
+    let counts: Vec<u64> = seen.tally.loads.iter().map(|client| client.requests).collect();
     let (most, least) = (counts.iter().max().unwrap(), counts.iter().min().unwrap());
     // On a busy host some wait while others have their turn.
     assert!(*most <= 3 * least, "{counts:?}");
     // A time that is measured: no answer takes no time at all.
-    assert!(seen.samples.iter().all(|sample| sample.took_us > 0), "{:?}", seen.samples);
+    assert!(seen.tally.all.times.at(0.0) > Some(0), "{:?}", seen.tally.all.times);
 }

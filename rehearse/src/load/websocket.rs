@@ -1,6 +1,7 @@
 //! A WebSocket client that only pings (RFC 6455): a server must answer each ping with a pong, so this works with
 //! any application.
 
+use super::extra::Extra;
 use super::http::Progress;
 use super::record::{Failed, Stage};
 
@@ -26,12 +27,16 @@ pub(crate) struct Websocket {
 }
 
 impl Websocket {
-    pub(crate) fn new(host: &str, path: &str) -> Self {
-        let handshake = format!(
-            "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-        );
-        Self { handshake: handshake.into_bytes(), is_open: false, pongs: Vec::new() }
+    pub(crate) fn new(host: &str, path: &str, extra: &Extra) -> Self {
+        let own = [
+            ("Host", host),
+            ("Upgrade", "websocket"),
+            ("Connection", "Upgrade"),
+            ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+            ("Sec-WebSocket-Version", "13"),
+        ];
+        let handshake = extra.head(&format!("GET {path} HTTP/1.1"), &own);
+        Self { handshake, is_open: false, pongs: Vec::new() }
     }
 
     /// What is to be sent besides requests.
@@ -130,7 +135,7 @@ mod tests {
 
     #[test]
     fn pings_are_answered_between_other_frames() {
-        let mut socket = Websocket::new("h", "/");
+        let mut socket = Websocket::new("h", "/", &Extra::default());
         let mut input = b"HTTP/1.1 101 Switching Protocols\r\n\r\n".to_vec();
         assert_eq!(socket.receive(&mut input), Progress::Done { reusable: true });
         let mut input = b"\x81\x02hi".to_vec();
@@ -145,7 +150,7 @@ mod tests {
 
     #[test]
     fn pings_of_the_server_are_answered() {
-        let mut socket = Websocket::new("h", "/");
+        let mut socket = Websocket::new("h", "/", &Extra::default());
         socket.receive(&mut b"HTTP/1.1 101 Switching Protocols\r\n\r\n".to_vec());
         assert_eq!(socket.receive(&mut b"\x89\x02hi".to_vec()), Progress::More(Stage::FirstByte));
         let pong = socket.take_pongs();
@@ -156,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_refused_handshake_is_a_failure() {
-        let mut socket = Websocket::new("h", "/");
+        let mut socket = Websocket::new("h", "/", &Extra::default());
         let refused = socket.receive(&mut b"HTTP/1.1 404 Not Found\r\n\r\n".to_vec());
         assert!(matches!(refused, Progress::Failed(failed) if failed.status == Some(404)));
     }

@@ -1,15 +1,10 @@
 //! From what the clients have seen to the report.
 
-use std::collections::BTreeMap;
-
-use super::{FORMAT, Latency, LoadReport, LostRequest, Report, Upgrade, explain, timeline};
+use super::{FORMAT, Latency, LoadReport, LostRequest, Report, Upgrade, explain};
 use crate::args::Args;
 use crate::clock::Clock;
-use crate::load::{Loss, Sample};
+use crate::load::{AFTERMATH, Group, Loss};
 use crate::plan::Plan;
-
-/// A request that begins this long after the last step of an upgrade may still be harmed by it.
-const AFTERMATH_MS: f64 = 50.0;
 
 impl Report {
     /// Without what came after the load.
@@ -20,20 +15,13 @@ impl Report {
         mut upgrades: Vec<Upgrade>,
         seen: &crate::load::Seen,
     ) -> Self {
-        let mut samples = seen.samples.clone();
-        samples.sort_by_key(|sample| sample.at_us);
-        let first_ms = samples.first().map_or(loaded_ms, ms);
-        let longest_ms =
-            samples.iter().map(|sample| sample.took_us).max().map_or(0.0, |took| f64::from(took) / 1e3);
-        for upgrade in &mut upgrades {
-            let own = during(&samples, upgrade, longest_ms);
-            upgrade.requests = own.len() as u64;
-            upgrade.lost = own.iter().filter(|sample| sample.lost).count() as u64;
-            upgrade.latency = Latency::of(good(&own));
+        let tally = &seen.tally;
+        for (upgrade, span) in upgrades.iter_mut().zip(&tally.upgrades) {
+            upgrade.requests = span.group.requests;
+            upgrade.lost = span.group.lost;
+            upgrade.latency = Latency::from(&span.group.times);
         }
-        let is_steady =
-            |sample: &&Sample| !upgrades.iter().any(|upgrade| overlaps(upgrade, began(sample), ms(sample)));
-        let steady: Vec<Sample> = samples.iter().filter(is_steady).copied().collect();
+        let first_ms = tally.first.map_or(loaded_ms, |at| at as f64 / 1e3);
         let losses: Vec<LostRequest> =
             seen.losses.iter().map(|loss| lost_request(plan, &upgrades, loss)).collect();
         Self {
@@ -42,17 +30,17 @@ impl Report {
             subject: plan.name.clone(),
             began_at: clock.began_unix_ms,
             duration_ms: clock.now_ms(),
-            loads: loads(plan, &samples),
-            requests: seen.requests,
-            lost: seen.lost,
+            loads: loads(plan, &tally.loads),
+            requests: tally.all.requests,
+            lost: tally.all.lost,
             keep_alive_lost: losses.iter().filter(|lost| lost.is_stale_connection()).count() as u64,
-            rate: seen.requests as f64 / ((loaded_ms - first_ms) / 1e3).max(0.001),
+            rate: tally.all.requests as f64 / ((loaded_ms - first_ms) / 1e3).max(0.001),
             closed_politely: seen.closed_politely,
-            steady: Latency::of(good(&steady)),
-            own_delay: Latency::of(seen.own_delays.iter().map(|(_, delay)| *delay)),
+            steady: Latency::from(&tally.steady.times),
+            own_delay: Latency::from(&seen.own_delays),
             findings: explain::findings(&losses),
             losses,
-            timeline: timeline::of(&samples),
+            timeline: tally.timeline.buckets(),
             upgrades,
             end: None,
             left: Vec::new(),
@@ -67,13 +55,6 @@ impl Report {
             self.failures.push(format!("{} of {} requests were lost", self.lost, self.requests));
         }
         let Some(limit) = args.max_p99 else { return };
-        if self.requests > crate::load::MOST_SAMPLES as u64 {
-            let text = format!(
-                "--max-p99 can't be judged: there were more than {} requests; use --rate",
-                crate::load::MOST_SAMPLES
-            );
-            self.failures.push(text);
-        }
         for upgrade in &self.upgrades {
             if let Some(p99) = upgrade.latency.p99_ms
                 && p99 > limit.as_secs_f64() * 1e3
@@ -87,64 +68,27 @@ impl Report {
     }
 }
 
-fn ms(sample: &Sample) -> f64 {
-    sample.at_us as f64 / 1e3
-}
-
-fn good(samples: &[Sample]) -> impl Iterator<Item = u32> {
-    samples.iter().filter(|sample| !sample.lost).map(|sample| sample.took_us)
-}
-
-fn began(sample: &Sample) -> f64 {
-    ms(sample) - f64::from(sample.took_us) / 1e3
-}
-
 /// Whether a request that was under way from `from` to `to` met this upgrade.
 fn overlaps(upgrade: &Upgrade, from: f64, to: f64) -> bool {
     let (first, last) = upgrade.span();
-    to >= first && from <= last + AFTERMATH_MS
+    to >= first && from <= last + AFTERMATH as f64 / 1e3
 }
 
-/// The requests that were under way during an upgrade. None took longer than `longest_ms`.
-fn during(samples: &[Sample], upgrade: &Upgrade, longest_ms: f64) -> Vec<Sample> {
-    let (first, last) = upgrade.span();
-    let from = samples.partition_point(|sample| ms(sample) < first);
-    let to = samples.partition_point(|sample| ms(sample) <= last + AFTERMATH_MS + longest_ms);
-    samples[from..to].iter().filter(|sample| overlaps(upgrade, began(sample), ms(sample))).copied().collect()
-}
-
-fn loads(plan: &Plan, samples: &[Sample]) -> Vec<LoadReport> {
-    let mut times: BTreeMap<usize, Vec<u32>> = BTreeMap::new();
+fn loads(plan: &Plan, groups: &[Group]) -> Vec<LoadReport> {
     let mut reports: Vec<LoadReport> = Vec::new();
-    let mut index = Vec::new();
-    for (load, kind) in &plan.clients {
-        let known = reports.iter().position(|report| report.url == load.url && report.kind == *kind);
-        let number = known.unwrap_or_else(|| {
-            let latency = Latency::default();
+    for ((load, kind), number) in plan.clients.iter().zip(plan.loads()) {
+        if number == reports.len() {
+            let group = groups.get(number).cloned().unwrap_or_default();
             reports.push(LoadReport {
                 url: load.url.clone(),
                 kind: *kind,
                 clients: 0,
-                requests: 0,
-                lost: 0,
-                latency,
+                requests: group.requests,
+                lost: group.lost,
+                latency: Latency::from(&group.times),
             });
-            reports.len() - 1
-        });
-        reports[number].clients += 1;
-        index.push(number);
-    }
-    for sample in samples {
-        let number = index[usize::from(sample.client)];
-        reports[number].requests += 1;
-        if sample.lost {
-            reports[number].lost += 1;
-        } else {
-            times.entry(number).or_default().push(sample.took_us);
         }
-    }
-    for (number, times) in times {
-        reports[number].latency = Latency::of(times);
+        reports[number].clients += 1;
     }
     reports
 }

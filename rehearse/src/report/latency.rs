@@ -2,7 +2,9 @@
 
 use serde::Serialize;
 
-/// Percentiles of times in milliseconds; `None` without any.
+use crate::load::Histogram;
+
+/// Percentiles of times in milliseconds, exact to 0.4 %, and the longest time; `None` without any.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub(crate) struct Latency {
@@ -12,29 +14,10 @@ pub(crate) struct Latency {
     pub(crate) max_ms: Option<f64>,
 }
 
-impl Latency {
-    /// Of times in microseconds.
-    pub(crate) fn of(times: impl IntoIterator<Item = u32>) -> Self {
-        let mut times: Vec<u32> = times.into_iter().collect();
-        times.sort_unstable();
-        let at = |part: f64| {
-            let index = ((times.len() as f64 * part).ceil() as usize).clamp(1, times.len().max(1)) - 1;
-            times.get(index).map(|time| f64::from(*time) / 1e3)
-        };
-        Self { p50_ms: at(0.5), p90_ms: at(0.9), p99_ms: at(0.99), max_ms: at(1.0) }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn percentiles_are_times_that_were_seen() {
-        let latency = Latency::of((1..=100).map(|ms| ms * 1000));
-        assert_eq!((latency.p50_ms, latency.p90_ms), (Some(50.0), Some(90.0)));
-        assert_eq!((latency.p99_ms, latency.max_ms), (Some(99.0), Some(100.0)));
-        assert_eq!(Latency::of([7000]).p50_ms, Some(7.0));
-        assert_eq!(Latency::of([]), Latency::default());
+impl From<&Histogram> for Latency {
+    fn from(times: &Histogram) -> Self {
+        let ms = |time: u32| f64::from(time) / 1e3;
+        let at = |part| times.at(part).map(ms);
+        Self { p50_ms: at(0.5), p90_ms: at(0.9), p99_ms: at(0.99), max_ms: times.max().map(ms) }
     }
 }

@@ -6,16 +6,14 @@ pub(crate) mod html;
 pub(crate) mod junit;
 pub(crate) mod latency;
 pub(crate) mod terminal;
-pub(crate) mod timeline;
 
 use serde::Serialize;
 
-use crate::load::{Connection, Kind, Stage};
+use crate::load::{Bucket, Connection, Kind, Stage};
 use crate::service::processes::{Process, Usage};
 use crate::service::versions::Version;
 pub(crate) use explain::Finding;
 pub(crate) use latency::Latency;
-pub(crate) use timeline::Bucket;
 
 /// The version of the JSON report. It changes only if a reader of the version before would be wrong.
 pub(crate) const FORMAT: u32 = 1;

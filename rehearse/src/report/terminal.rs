@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::time::{Duration, Instant};
 
 use super::{Report, Result as UpgradeResult, Upgrade};
 
@@ -16,11 +17,43 @@ const MOST_SEEN: usize = 3;
 pub(crate) struct Progress {
     is_terminal: bool,
     has_state: bool,
+    waiting: Waiting,
 }
+
+/// What is waited for, since when, and after what time the next line about it is due.
+#[derive(Debug)]
+struct Waiting {
+    what: &'static str,
+    since: Instant,
+    due: Duration,
+}
+
+/// The first line about a wait comes after this time; the next one after twice the time, and so on.
+const FIRST_LINE: Duration = Duration::from_secs(2);
 
 impl Progress {
     pub(crate) fn new() -> Self {
-        Self { is_terminal: io::stderr().is_terminal(), has_state: false }
+        let waiting = Waiting { what: "", since: Instant::now(), due: FIRST_LINE };
+        Self { is_terminal: io::stderr().is_terminal(), has_state: false, waiting }
+    }
+
+    /// Begins to wait for something. [`Progress::still_waiting`] reports it while that takes long.
+    pub(crate) fn wait(&mut self, what: &'static str) {
+        self.waiting = Waiting { what, since: Instant::now(), due: FIRST_LINE };
+        self.state(what);
+    }
+
+    /// `last`: the service's last line of log.
+    pub(crate) fn still_waiting(&mut self, last: impl FnOnce() -> Option<String>) {
+        let Waiting { what, since, due } = self.waiting;
+        let elapsed = since.elapsed();
+        if self.is_terminal && elapsed.as_secs() > 0 {
+            self.state(&format!("{what} ({} s)", elapsed.as_secs()));
+        } else if !self.is_terminal && elapsed >= due {
+            self.waiting.due = due * 2;
+            let last = last().map_or_else(String::new, |line| format!("; its last line: {line}"));
+            self.line(&format!("still {what} after {} s{last}", elapsed.as_secs()));
+        }
     }
 
     /// A line that stays.

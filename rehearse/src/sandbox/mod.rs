@@ -44,6 +44,14 @@ impl SandboxError {
     }
 }
 
+/// Directories that the sandbox has of its own: what the host has there is not to be seen.
+const OWN_DIRECTORIES: [&str; 2] = ["/dev", "/proc"];
+
+/// The directory of the sandbox's own that hides this path, if one does.
+pub(crate) fn hides(path: &Path) -> Option<&'static str> {
+    OWN_DIRECTORIES.into_iter().find(|own| path.starts_with(own))
+}
+
 type Result<T, E = SandboxError> = std::result::Result<T, E>;
 
 /// Where the rehearsal writes, whatever it sees of the file system.
@@ -54,11 +62,12 @@ pub(crate) struct Files {
     pub(crate) log: File,
 }
 
-/// Runs this program again inside a sandbox, and waits for it. It may connect to the addresses `passed` outside.
+/// Runs this program again inside a sandbox, and waits for it. It has the host's network, or may connect to the
+/// addresses `passed` outside.
 ///
 /// # Errors
 /// No process could be started.
-pub(crate) fn run(files: &Files, passed: &[SocketAddr]) -> io::Result<ExitStatus> {
+pub(crate) fn run(files: &Files, has_host_network: bool, passed: &[SocketAddr]) -> io::Result<ExitStatus> {
     let open = [files.report.as_fd(), files.log.as_fd()];
     for file in &open {
         fcntl_setfd(file, FdFlags::empty())?;
@@ -66,6 +75,7 @@ pub(crate) fn run(files: &Files, passed: &[SocketAddr]) -> io::Result<ExitStatus
     let stage = Stage {
         is_inside: false,
         descriptors: open.iter().map(AsRawFd::as_raw_fd).collect(),
+        has_host_network,
         addresses: network::addresses(),
     };
     // The socket over which the sandbox hands out its connections is its standard input: the one descriptor
@@ -90,10 +100,12 @@ pub(crate) fn enter(stage: &Stage) -> Result<u8> {
     let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
     let mut flags = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWPID
-        | CloneFlags::CLONE_NEWNET
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWUTS
         | CloneFlags::CLONE_NEWCGROUP;
+    if !stage.has_host_network {
+        flags |= CloneFlags::CLONE_NEWNET;
+    }
     if !user.is_root() {
         flags |= CloneFlags::CLONE_NEWUSER;
     }
@@ -154,7 +166,9 @@ pub(crate) fn set_up(stage: &Stage, config: &Path, passed: &[SocketAddr]) -> Res
         return Err(SandboxError::new("the report's files", io::Error::from(io::ErrorKind::InvalidInput)));
     };
     mounts::set_up(config)?;
-    network::set_up(&stage.addresses)?;
+    if !stage.has_host_network {
+        network::set_up(&stage.addresses)?;
+    }
     mounts::protect_proc();
     pass::listen(passed)?;
     // The service gets no capability that its user doesn't have.

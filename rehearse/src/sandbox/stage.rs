@@ -16,6 +16,8 @@ pub(crate) struct Stage {
     pub(crate) is_inside: bool,
     /// The files of the report and of the log, which are open in this process.
     pub(crate) descriptors: Vec<RawFd>,
+    /// Whether the sandbox has the host's network, instead of its own.
+    pub(crate) has_host_network: bool,
     /// The host's addresses, so that a service can bind to them inside.
     pub(crate) addresses: Vec<IpAddr>,
 }
@@ -33,17 +35,20 @@ impl Stage {
     fn from_arg(arg: &str) -> Option<Self> {
         let mut parts = arg.strip_prefix(PREFIX)?.split(';');
         let is_inside = parts.next()? == "inside";
+        let has_host_network = parts.next()? == "host";
         let descriptors = parts.next()?.split(',').map(str::parse).collect::<Result<_, _>>().ok()?;
         let addresses = parts.next()?.split(',').filter(|text| !text.is_empty()).map(str::parse);
-        Some(Self { is_inside, descriptors, addresses: addresses.collect::<Result<_, _>>().ok()? })
+        let addresses = addresses.collect::<Result<_, _>>().ok()?;
+        Some(Self { is_inside, descriptors, has_host_network, addresses })
     }
 
     pub(crate) fn to_arg(&self) -> OsString {
         let name = if self.is_inside { "inside" } else { "enter" };
+        let network = if self.has_host_network { "host" } else { "own" };
         let join = |list: Vec<String>| list.join(",");
         let descriptors = join(self.descriptors.iter().map(ToString::to_string).collect());
         let addresses = join(self.addresses.iter().map(ToString::to_string).collect());
-        format!("{PREFIX}{name};{descriptors};{addresses}").into()
+        format!("{PREFIX}{name};{network};{descriptors};{addresses}").into()
     }
 }
 
@@ -68,10 +73,11 @@ mod tests {
         let stage = Stage {
             is_inside: true,
             descriptors: vec![3, 4, 9],
+            has_host_network: true,
             addresses: vec!["10.0.0.7".parse().unwrap(), "fd00::1".parse().unwrap()],
         };
         assert_eq!(Stage::from_arg(stage.to_arg().to_str().unwrap()), Some(stage.clone()));
-        let bare = Stage { is_inside: false, addresses: Vec::new(), ..stage };
+        let bare = Stage { is_inside: false, has_host_network: false, addresses: Vec::new(), ..stage };
         assert_eq!(Stage::from_arg(bare.to_arg().to_str().unwrap()), Some(bare));
         assert_eq!(Stage::from_arg("--flips"), None);
     }

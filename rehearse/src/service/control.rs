@@ -17,6 +17,8 @@ const MOST_PATH: usize = 107;
 #[derive(Debug)]
 pub(crate) struct Request {
     reader: BufReader<UnixStream>,
+    /// The beginning of a line that has not arrived completely.
+    line: Vec<u8>,
 }
 
 impl Request {
@@ -27,7 +29,7 @@ impl Request {
     pub(crate) fn send(socket: &Path, request: &str) -> io::Result<Self> {
         let mut stream = connect(socket)?;
         stream.write_all(format!("{request}\n").as_bytes())?;
-        Ok(Self { reader: BufReader::new(stream) })
+        Ok(Self { reader: BufReader::new(stream), line: Vec::new() })
     }
 
     /// The next event; `None` when psflip has closed the connection.
@@ -36,10 +38,13 @@ impl Request {
     /// `WouldBlock`: none within `limit`; or the connection failed.
     pub(crate) fn next(&mut self, limit: Duration) -> io::Result<Option<Value>> {
         self.reader.get_mut().set_read_timeout(Some(limit.max(Duration::from_millis(1))))?;
-        let mut line = String::new();
-        match self.reader.read_line(&mut line) {
+        match self.reader.read_until(b'\n', &mut self.line) {
             Ok(0) => Ok(None),
-            Ok(_) => serde_json::from_str(&line).map(Some).map_err(io::Error::from),
+            Ok(_) => {
+                let event = serde_json::from_slice(&self.line);
+                self.line.clear();
+                event.map(Some).map_err(io::Error::from)
+            }
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(None),
             Err(error) => Err(error),
         }

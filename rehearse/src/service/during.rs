@@ -3,7 +3,7 @@
 use std::io;
 use std::process::{Child, Command};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -12,6 +12,7 @@ use super::log::Log;
 use super::processes;
 use super::reaper::{self, End, Reaper};
 use crate::clock::Clock;
+use crate::interrupt::Interrupt;
 use crate::report::{Result as UpgradeResult, Step};
 
 /// A command of `sh -c` that runs until it is stopped.
@@ -58,7 +59,13 @@ fn shell(line: &str, name: &'static str, log: &Log) -> io::Result<Command> {
     Ok(command)
 }
 
-/// Runs the command of `--during` once, and waits until it has exited.
+/// How long the command may take to exit when the user has interrupted it.
+const INTERRUPTED: Duration = Duration::from_secs(10);
+/// How often an interruption is looked for.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Runs the command of `--during` once, and waits until it has exited. An interruption is passed on to it, as a
+/// terminal would.
 ///
 /// # Errors
 /// There is no shell.
@@ -69,6 +76,7 @@ pub(crate) fn upgrade(
     log: &Log,
     clock: Clock,
     limit: Duration,
+    interrupt: &Interrupt,
 ) -> io::Result<super::psflip::Upgrade> {
     let mut command = shell(line, "during", log)?;
     if let Some(service) = service {
@@ -76,15 +84,28 @@ pub(crate) fn upgrade(
     }
     let mut steps = vec![Step { step: "requested".to_owned(), at_ms: clock.now_ms() }];
     let (pid, _child) = reaper.spawn(&mut command)?;
-    let end = reaper.wait(pid, limit);
+    let (mut until, mut limit, mut is_interrupted) = (Instant::now() + limit, limit, false);
+    let end = loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let end = reaper.wait(pid, left.min(LOOK_AGAIN));
+        if end.is_some() || left.is_zero() {
+            break end;
+        }
+        if interrupt.is_seen() && !std::mem::replace(&mut is_interrupted, true) {
+            reaper::signal(Pid::from_raw(-pid.as_raw()), Signal::SIGINT); // its process group
+            limit = INTERRUPTED;
+            until = Instant::now() + limit;
+        }
+    };
     if end.is_none() {
         reaper::signal(pid, Signal::SIGKILL);
     }
+    let by = if is_interrupted { " after Ctrl-C" } else { "" };
     let result = match end {
         Some(End::Exited(0)) => UpgradeResult::Promoted,
-        Some(end) => UpgradeResult::Failed { reason: format!("the command {end}"), rolled_back: false },
+        Some(end) => UpgradeResult::Failed { reason: format!("the command {end}{by}"), rolled_back: false },
         None => {
-            let reason = format!("the command did not exit within {} s", limit.as_secs());
+            let reason = format!("the command did not exit within {} s{by}", limit.as_secs());
             UpgradeResult::Failed { reason, rolled_back: false }
         }
     };

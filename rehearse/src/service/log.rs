@@ -60,6 +60,11 @@ impl Log {
         }
     }
 
+    /// The last line of the service.
+    pub(crate) fn last_line(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).last.back().cloned()
+    }
+
     /// The last lines of the service.
     pub(crate) fn last(&self) -> String {
         let shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);

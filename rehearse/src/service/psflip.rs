@@ -72,6 +72,8 @@ pub(crate) enum StartError {
     Io(io::Error),
     Ended(End),
     TimeOut,
+    /// The user has pressed Ctrl-C.
+    Interrupted,
 }
 
 impl Service {
@@ -103,13 +105,21 @@ impl Service {
         Ok(Self { control: invocation.control.clone(), pid, _child: child, reaper: reaper.clone(), clock })
     }
 
-    /// Waits until the first child is healthy.
+    /// Waits until the first child is healthy. `on_wait` is called again and again meanwhile, and ends the wait
+    /// if it returns false.
     ///
     /// # Errors
     /// The service has exited, or is not ready within `limit`.
-    pub(crate) fn wait_ready(&self, limit: Duration) -> Result<(), StartError> {
+    pub(crate) fn wait_ready(
+        &self,
+        limit: Duration,
+        mut on_wait: impl FnMut() -> bool,
+    ) -> Result<(), StartError> {
         let until = Instant::now() + limit;
         loop {
+            if !on_wait() {
+                return Err(StartError::Interrupted);
+            }
             if let Some(end) = self.end() {
                 return Err(StartError::Ended(end));
             }
@@ -117,7 +127,7 @@ impl Service {
             if left.is_zero() {
                 return Err(StartError::TimeOut);
             }
-            if self.is_serving(until)? {
+            if self.is_serving(until, &mut on_wait)? {
                 return Ok(());
             }
             self.wait_control(left.min(LOOK_AGAIN));
@@ -125,13 +135,13 @@ impl Service {
     }
 
     /// Whether this psflip, and no other one, serves; waits while its first child starts.
-    fn is_serving(&self, until: Instant) -> Result<bool, StartError> {
+    fn is_serving(&self, until: Instant, on_wait: &mut impl FnMut() -> bool) -> Result<bool, StartError> {
         let Ok(mut request) = Request::send(&self.control, r#"{"psflip":1,"request":"watch"}"#) else {
             return Ok(false);
         };
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            match request.next(left) {
+            match request.next(left.min(LOOK_AGAIN)) {
                 Ok(Some(event)) if !self.is_ours(&event["status"]["pid"]) => return Ok(false),
                 Ok(Some(event)) if event["status"]["state"] == "serving" => return Ok(true),
                 Ok(Some(_)) => {}
@@ -140,7 +150,13 @@ impl Service {
                     let end = self.reaper.wait(self.pid, ANSWER);
                     return Err(end.map_or(StartError::TimeOut, StartError::Ended));
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(StartError::TimeOut),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && left.is_zero() => {
+                    return Err(StartError::TimeOut);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && on_wait() => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(StartError::Interrupted);
+                }
                 Err(error) => return Err(StartError::Io(error)),
             }
         }

@@ -1,0 +1,164 @@
+//! Requests with headers and bodies, the host's network, and rehearsals that wait.
+
+mod common;
+
+use std::path::Path;
+
+use testkit::{Deadline, Sandbox, Stream, fixture, need, need_root, wait_until};
+
+use common::{LOAD, address, careful, interrupt, rehearse, start, with};
+
+/// Answers 401 without the right header, and 400 to a POST with another body than `body.json`.
+const PICKY: &str = "from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+BODY = open('body.json', 'rb').read()
+class App(BaseHTTPRequestHandler):
+    protocol_version = 'HTTP/1.1'
+    def do_GET(self):
+        self.answer(200)
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers['Content-Length']))
+        is_right = body == BODY and self.headers.get_all('Content-Type') == ['application/json']
+        self.answer(200 if is_right else 400)
+    def answer(self, status):
+        self.send_response(status if self.headers['Authorization'] == 'Bearer 7' else 401)
+        self.send_header('Content-Length', '0')
+        self.end_headers()
+    def log_message(self, *args):
+        pass
+ThreadingHTTPServer(('127.0.0.1', 80), App).serve_forever()
+";
+
+#[test]
+fn headers_and_a_body_reach_the_service() {
+    if !need_root() || need("python3").is_none() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    sandbox.write("app.py", PICKY);
+    sandbox.write("body.json", "{\"name\": \"rehearsed\"}");
+    let service = ["--service", "exec python3 app.py", "--during", "true", "--flips", "1"];
+    let rest = ["--kinds", "new,keep-alive,post,post-half", "--body", "body.json"];
+    let args = with(&[&service[..], &rest, &["--header", "Content-Type: application/json"]].concat());
+    let right = rehearse(&sandbox, &[&args[..], &["--header", "authorization: Bearer 7", "--json"]].concat());
+    right.assert_code(0);
+    assert!(right.report()["requests"].as_u64() > Some(20), "{}", right.stdout);
+    let wrong = rehearse(
+        &sandbox,
+        &[&args[..], &["--header", "authorization: Bearer 8", "--start-timeout=1s"]].concat(),
+    );
+    wrong.assert_code(125);
+    assert!(wrong.stderr.contains("status 401"), "{}", wrong.stderr);
+    let useless = rehearse(&sandbox, &with(&["--body", "body.json"]));
+    useless.assert_code(78); // there is no configuration
+    careful(&sandbox);
+    for (args, text) in [
+        (["--body", "body.json"], "only the kinds post and post-half have a body"),
+        (["--header", "Connection: close"], "the load sets `Connection` itself"),
+        (["--header", "none"], "write 'Name: value'"),
+    ] {
+        let refused = rehearse(&sandbox, &with(&args));
+        refused.assert_code(2);
+        assert!(refused.stderr.contains(text), "{}", refused.stderr);
+    }
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn with_the_network_of_the_host_only_files_and_processes_are_separate() {
+    if !need_root() || need("curl").is_none() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    careful(&sandbox);
+    // Tests share the host's ports.
+    let config = sandbox.read("app.toml").replace(&format!("tcp://{}", address()), "unix://app.sock");
+    sandbox.write("app.toml", config);
+    let server = fixture("http-server");
+    let argv = [server.to_str().unwrap(), "--tcp", "127.0.0.1:0", "--name", "outside"];
+    let outside = sandbox.command(argv).start();
+    let line = outside.output().wait(Stream::Stdout, "listening 127.0.0.1:").text;
+    let url = format!("http://{}/", line.rsplit_once(' ').unwrap().1);
+    let load = format!("http+unix://{}:/", sandbox.path("app.sock").display());
+    let beside = format!("touch written; curl -s {url} >&2; echo pid=$$; exec sleep 1000");
+    let args =
+        ["--net=host", "--load", &load, "--pause=100ms", "--flips=1", "--out=report", "--beside", &beside];
+    rehearse(&sandbox, &args).assert_code(0);
+    let log = sandbox.read("report/log.txt");
+    assert!(log.contains("name=outside"), "{log}");
+    for file in ["written", "app.pid", "app.sock"] {
+        assert!(!sandbox.path(file).exists(), "{file}");
+    }
+    outside.signal(testkit::Signal::SIGTERM);
+    outside.wait_exit();
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn control_c_interrupts_the_command_of_during() {
+    if !need_root() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let server = fixture("http-server");
+    let service = format!("exec {} --tcp {}", server.display(), address());
+    let during = ["--during", "echo begun; sleep 1000; echo never", "--out", "report"];
+    let running = start(&sandbox, &with(&[&["--service", &service], &during[..]].concat()));
+    let log = || std::fs::read_to_string(sandbox.path("report/log.txt")).unwrap_or_default();
+    wait_until(Deadline::default(), "the command of --during to have begun", || {
+        log().contains("during  begun").then_some(())
+    });
+    interrupt(&sandbox, &running);
+    assert_eq!(running.wait_exit().code(), Some(1), "{}{}", running.stdout(), running.stderr());
+    let summary = running.stdout();
+    assert!(summary.contains("upgrade 1 (same) failed: the command "), "{summary}");
+    assert!(summary.contains(" after Ctrl-C"), "{summary}");
+    assert!(summary.contains("interrupted by Ctrl-C after 1 of 10 upgrades"), "{summary}");
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn a_service_that_starts_slowly_is_reported_in_a_pipe_and_can_be_interrupted() {
+    if !need_root() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let check = "[healthcheck.unix]\npath = 'never.sock'\n";
+    sandbox.write("app.toml", format!("cmd = ['sh', '-c', 'echo warming up; exec sleep 1000']\n{check}"));
+    let running = start(&sandbox, &with(&[]));
+    let line = running.output().wait(Stream::Stderr, "still starting the service after 2 s; its last line: ");
+    assert!(line.text.contains("warming up") || line.text.contains("not healthy"), "{}", line.text);
+    interrupt(&sandbox, &running);
+    assert_eq!(running.wait_exit().code(), Some(130), "{}{}", running.stdout(), running.stderr());
+    assert!(
+        running.stderr().contains("interrupted by Ctrl-C before the first upgrade"),
+        "{}",
+        running.stderr()
+    );
+    sandbox.assert_no_process_left();
+}
+
+#[test]
+fn a_directory_that_the_sandbox_has_of_its_own_is_refused_with_advice_that_fits() {
+    let sandbox = Sandbox::new();
+    careful(&sandbox);
+    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let text = sandbox.read("app.toml");
+    let config = directory.path().join("app.toml");
+    std::fs::write(&config, text).unwrap();
+    let program = env!("CARGO_BIN_EXE_psflip-rehearse");
+    let psflip = testkit::psflip_bin();
+    let refused = |cwd: &Path, config: &Path| {
+        let argv = [program, "--psflip", psflip.to_str().unwrap(), "-c", config.to_str().unwrap()];
+        let running = sandbox.command(argv.iter().chain(LOAD)).cwd(cwd).start();
+        assert_eq!(running.wait_exit().code(), Some(2));
+        running.stderr()
+    };
+    let advice = "the sandbox has a /dev of its own, where it does not exist: rehearse in another directory";
+    let stderr = refused(sandbox.dir(), &config);
+    let expected = format!("the configuration `{}` is below /dev, and {advice}", config.display());
+    assert!(stderr.contains(&expected), "{stderr}");
+    let stderr = refused(directory.path(), &sandbox.path("app.toml"));
+    let expected =
+        format!("the working directory `{}` is below /dev, and {advice}", directory.path().display());
+    assert!(stderr.contains(&expected) && !stderr.contains("unshare"), "{stderr}");
+}
