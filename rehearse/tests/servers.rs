@@ -31,6 +31,9 @@ web.run_app(app, print=None, **where)
 
 /// All versions share a socket. The child says nothing when it is ready, so it gets some time.
 const SHARED: &str = "pidfile = 'app.pid'\n[[listen]]\naddress = 'tcp://127.0.0.1:{PORT}'\nnodelay = true\n[healthcheck.alive]\ntimeout = '1s'\n";
+/// As before; the child reports that it is ready.
+const NOTIFY: &str =
+    "pidfile = 'app.pid'\n[[listen]]\naddress = 'tcp://127.0.0.1:{PORT}'\n[healthcheck.notify]\n";
 const PROXY: &str = "pidfile = 'app.pid'
 env.PORT = \"{{ local('port') }}\"
 locals.port = \"{{ free_port('20000-29999') }}\"
@@ -54,6 +57,12 @@ fn rehearse(program: &str, cmd: &str, config: &str) -> Option<Value> {
         return None;
     }
     need(program)?;
+    Some(report(cmd, config))
+}
+
+/// Rehearses a server that is installed.
+#[track_caller]
+fn report(cmd: &str, config: &str) -> Value {
     let sandbox = Sandbox::new();
     sandbox.write("asgi_app.py", ASGI);
     sandbox.write("wsgi_app.py", WSGI);
@@ -68,7 +77,7 @@ fn rehearse(program: &str, cmd: &str, config: &str) -> Option<Value> {
     let running = sandbox.command(program.iter().chain(&args)).start();
     running.wait_exit_by(Deadline::after(std::time::Duration::from_secs(90)));
     let report = serde_json::from_str(&running.stdout());
-    Some(report.unwrap_or_else(|error| panic!("{error}: {}{}", running.stdout(), running.stderr())))
+    report.unwrap_or_else(|error| panic!("{error}: {}{}", running.stdout(), running.stderr()))
 }
 
 fn lost(report: &Value, kind: &str) -> u64 {
@@ -140,4 +149,32 @@ fn gunicorn_behind_the_proxy_loses_nothing() {
     if let Some(report) = rehearse("gunicorn", cmd, PROXY) {
         assert_loses_nothing(&report);
     }
+}
+
+/// This version keeps idle connections open for two seconds as it stops, and answers what arrives on them.
+#[test]
+fn gunicorn_27_loses_nothing_on_a_shared_socket() {
+    if !need_root() {
+        return;
+    }
+    let Some(gunicorn) = need("gunicorn-27") else { return };
+    let options = "'-w', '2', '-k', 'gthread', '--threads', '4'";
+    assert_loses_nothing(&report(&format!("['{}', {options}, 'wsgi_app']", gunicorn.display()), SHARED));
+}
+
+/// axum's own graceful shutdown: every idle connection is closed, and connections that wait in the queue are lost
+/// with it, if there are any in this moment.
+#[test]
+fn axum_loses_its_kept_connections_and_fresh_ones() {
+    if !need_root() {
+        return;
+    }
+    let server = psflip_bin().with_file_name("axum-server");
+    assert!(server.is_file(), "{} is missing: `cargo build --package axum-server`", server.display());
+    let report = report(&format!("['{}', '--careless']", server.display()), NOTIFY);
+    assert_loses_kept_connections(&report);
+    let fresh = lost(&report, "new");
+    let findings = report["findings"].as_array().unwrap();
+    let accepted = findings.iter().find(|one| one["why"].as_str().unwrap().contains("that it had accepted"));
+    assert_eq!(accepted.map_or(Some(0), |one| one["count"].as_u64()), Some(fresh), "{findings:#?}");
 }

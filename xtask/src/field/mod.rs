@@ -2,6 +2,8 @@
 
 mod setups;
 
+use std::env;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,14 +12,15 @@ use serde_json::Value;
 use setups::{SETUPS, Setup, Upgrade};
 
 use crate::args::Args;
-use crate::{Error, Outcome, release, repo};
+use crate::{Error, Outcome, packages, release, repo, step};
 
 pub(crate) const USAGE: &str = "\
 cargo xtask field [--flips N] [--rate N] [--only PART] [--json FILE] [--binaries DIR]
 
 Rehearses the upgrades of servers by their own tools (gunicorn HUP, nginx USR2, haproxy -sf, ...) and by psflip, each in a
 sandbox of its own and under the same load: eight clients, half of them on keep-alive connections. Prints the table of
-docs/field.md. What is not installed is left out, and named.
+docs/field.md. What is not installed is left out, and named. Newer versions of gunicorn and uvicorn (PyPI) and pm2 (npm) are installed into the target
+directory, if they can be.
 
   --flips N      upgrades of each set-up (default 10)
   --rate N       requests a second (default 400)
@@ -39,15 +42,16 @@ pub(crate) fn run(mut args: Args) -> Outcome {
         }
         None => (release::build_static()?, release::build_rehearse()?),
     };
+    let path = path_with_fetched()?;
     let mut reports = serde_json::Map::new();
     let mut table = vec![HEAD.to_owned()];
     for setup in SETUPS.iter().filter(|setup| only.as_deref().is_none_or(|part| setup.name.contains(part))) {
-        if let Some(missing) = setup.needs.iter().find(|program| !repo::is_installed(program)) {
+        if let Some(missing) = setup.needs.iter().find(|program| !repo::is_in(&path, program)) {
             println!("left out: {}: {missing} is not installed", setup.name);
             continue;
         }
         println!("==> {}", setup.name);
-        let report = rehearse_one(setup, &rehearse, &psflip, flips, rate)?;
+        let report = rehearse_one(setup, &path, &rehearse, &psflip, flips, rate)?;
         table.push(row(setup, &report));
         println!("{}", table[table.len() - 1]);
         reports.insert(setup.name.to_owned(), report);
@@ -59,6 +63,31 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     Ok(())
 }
 
+/// The newest pm2 when the table of docs/field.md was made.
+const PM2: &str = "pm2@7.0.4";
+
+/// PATH, with what is no Debian package. What can't be fetched is missing, and its set-ups are left out.
+fn path_with_fetched() -> Result<OsString, Error> {
+    let target = repo::target_dir()?;
+    for newer in [packages::GUNICORN, packages::UVICORN] {
+        if let Err(error) = packages::install_newer(&newer) {
+            println!("    {error}");
+        }
+    }
+    let folder = target.join("field-npm");
+    let bin = folder.join("node_modules/.bin");
+    if repo::is_installed("npm") && !bin.join("pm2").exists() {
+        let mut npm = Command::new("npm");
+        npm.args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"]).arg(&folder).arg(PM2);
+        if let Err(error) = step::run(&mut npm) {
+            println!("    {error}");
+        }
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    let fetched = [target.join(testkit::PROGRAMS).join("bin"), bin];
+    Ok(env::join_paths(env::split_paths(&path).chain(fetched))?)
+}
+
 const HEAD: &str = "\
 | Server, and what upgrades it | Lost: new connections | Lost: keep-alive | Slowest request | 99 % of requests | Active after | Peak memory |
 |---|---|---|---|---|---|---|";
@@ -66,6 +95,7 @@ const HEAD: &str = "\
 /// Runs a set-up in a fresh directory; returns its report.
 fn rehearse_one(
     setup: &Setup,
+    path: &OsStr,
     rehearse: &Path,
     psflip: &Path,
     flips: u32,
@@ -86,7 +116,7 @@ fn rehearse_one(
         }
     }
     let mut command = Command::new(rehearse);
-    command.current_dir(&directory).arg("--json").arg("--psflip").arg(psflip);
+    command.current_dir(&directory).env("PATH", path).arg("--json").arg("--psflip").arg(psflip);
     command.args(["--flips", &flips.to_string(), "--rate", &rate.to_string(), "--load", setup.load]);
     match setup.upgrade {
         Upgrade::Tool { service, during } => {

@@ -92,9 +92,22 @@ pub(super) const SETUPS: &[Setup] = &[
         ],
     ),
     tool(
+        "gunicorn 27, kill -HUP",
+        &["gunicorn-27"],
+        "exec gunicorn-27 --bind 127.0.0.1:8080 --workers 2 --worker-class gthread --threads 4 wsgi_app",
+        "kill -HUP $SERVICE_PID",
+    ),
+    psflip("gunicorn 27, psflip with [[listen]]", &["gunicorn-27"], "field-gunicorn-27.toml"),
+    tool(
         "uvicorn under gunicorn, kill -HUP",
         &["gunicorn", "uvicorn"],
         "exec gunicorn --bind 127.0.0.1:8080 --workers 2 --worker-class uvicorn.workers.UvicornWorker asgi_app:application",
+        "kill -HUP $SERVICE_PID",
+    ),
+    tool(
+        "uvicorn 0.54 with workers, kill -HUP",
+        &["uvicorn-0.54"],
+        "exec uvicorn-0.54 --port 8080 --workers 2 --no-access-log asgi_app:application",
         "kill -HUP $SERVICE_PID",
     ),
     proxy(
@@ -192,4 +205,12 @@ pub(super) const SETUPS: &[Setup] = &[
         "kill -HUP $SERVICE_PID",
     ),
     psflip("Node, psflip with [[listen]]", &["node"], "node.toml"),
+    tool(
+        // In the foreground: as a daemon it would outlive `--service`.
+        "Node, pm2 reload of a careful server",
+        &["node", "pm2"],
+        "PM2_HOME=$PWD/pm2 exec pm2-runtime start field-pm2.config.js",
+        "PM2_HOME=$PWD/pm2 exec pm2 reload app",
+    ),
+    proxy("Node, the same server, psflip --proxy", &["node"], &["node", "field-pm2.js"]),
 ];
