@@ -45,27 +45,40 @@ fn succeed(sandbox: &Sandbox, cwd: &Path, argv: &[&str]) -> String {
     text
 }
 
-/// An environment with the wheel.
+/// An environment with the wheel, made from the sdist.
 fn install(sandbox: &Sandbox) -> PathBuf {
     let environment = sandbox.path("environment");
-    let plugin = repository().join("testkit/python");
     succeed(
         sandbox,
         sandbox.dir(),
         &[PYTHON, "-m", "venv", "--system-site-packages", environment.to_str().unwrap()],
     );
     let python = environment.join("bin/python");
-    let pip = [python.to_str().unwrap(), "-m", "pip", "--quiet", "--disable-pip-version-check"];
+    let python = python.to_str().unwrap();
+    let build = format!("import backend; backend.build_sdist('{}')", sandbox.dir().display());
+    succeed(sandbox, &repository().join("testkit/python"), &[python, "-c", &build]);
+    let source = only_file(sandbox.dir(), ".tar.gz");
+    let pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"];
     let offline = ["--no-index", "--no-deps", "--no-cache-dir"];
     let wheel =
-        [&pip[..], &["wheel"], &offline, &["--wheel-dir", "wheels", plugin.to_str().unwrap()]].concat();
+        [&pip[..], &["wheel"], &offline, &["--wheel-dir", "wheels", source.to_str().unwrap()]].concat();
+    let without = run(sandbox, sandbox.dir(), &[&["env", "PSFLIP_PROGRAMS=/nowhere"], &wheel[..]].concat());
+    let said = "psflip is not in /nowhere. This package contains no programs: install psflip first";
+    assert!(without.stderr().contains(said), "{}", without.stderr());
     succeed(sandbox, sandbox.dir(), &wheel);
-    let wheels = std::fs::read_dir(sandbox.path("wheels")).unwrap().map(|entry| entry.unwrap().path());
-    let wheels: Vec<PathBuf> = wheels.collect();
-    let [wheel] = &wheels[..] else { panic!("{wheels:?}") };
-    assert!(wheel.to_str().unwrap().contains("-py3-none-linux_"), "{wheels:?}");
+    let wheel = only_file(&sandbox.path("wheels"), ".whl");
+    assert!(wheel.to_str().unwrap().contains("-py3-none-linux_"), "{wheel:?}");
     succeed(sandbox, sandbox.dir(), &[&pip[..], &["install"], &offline, &[wheel.to_str().unwrap()]].concat());
-    python
+    python.into()
+}
+
+/// The one file in the folder whose name ends so.
+#[track_caller]
+fn only_file(folder: &Path, end: &str) -> PathBuf {
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let files: Vec<PathBuf> = files.filter(|path| path.to_str().unwrap().ends_with(end)).collect();
+    let [file] = &files[..] else { panic!("{files:?}") };
+    file.clone()
 }
 
 /// The plugin in a clean environment: careful apps pass, careless ones fail with the explanation, and nothing is

@@ -1,15 +1,18 @@
-"""Builds the wheel, with psflip's programs inside (PEP 517, without any other package).
+"""Builds the wheel, with psflip's programs inside, and the sdist, without them (PEP 517, without any other package).
 
 The programs are those in the folder of the variable PSFLIP_PROGRAMS, or else in PATH. They are native, so the
 wheel is for this platform only. It is not called manylinux: that would promise an old glibc.
 """
 
 import base64
+import gzip
 import hashlib
+import io
 import os
 import re
 import shutil
 import sysconfig
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -52,11 +55,32 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     return name
 
 
+def build_sdist(sdist_directory, config_settings=None):
+    """Writes the sdist into the folder, and returns its name. It has no programs: a wheel from it takes the installed ones."""
+    top = f"pytest_psflip-{VERSION}"
+    paths = [HERE / name for name in ["README.md", "backend.py", "pyproject.toml"]]
+    paths += [path for folder in ["pytest_psflip", "samples"] for path in (HERE / folder).glob("*.py")]
+    files = {str(path.relative_to(HERE)): path.read_bytes() for path in paths}
+    files["PKG-INFO"] = (METADATA + (HERE / "README.md").read_text()).encode()
+    # Without times, so that the same files make the same archive.
+    with gzip.GzipFile(Path(sdist_directory, f"{top}.tar.gz"), "wb", mtime=0) as zipped:
+        with tarfile.open(fileobj=zipped, mode="w", format=tarfile.PAX_FORMAT) as archive:
+            for path, content in sorted(files.items()):
+                entry = tarfile.TarInfo(f"{top}/{path}")
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
+    return f"{top}.tar.gz"
+
+
 def _program(name):
     folder = os.environ.get("PSFLIP_PROGRAMS")
     found = shutil.which(name, path=folder)
     if found is None:
-        raise FileNotFoundError(f"{name} is not in {folder or 'PATH'}; PSFLIP_PROGRAMS names the folder with psflip's programs")
+        raise FileNotFoundError(
+            f"{name} is not in {folder or 'PATH'}. This package contains no programs: install psflip first, with its "
+            "psflip-rehearse and psflip-fixture (Debian package, or `cargo build --release --workspace --bins` in psflip's "
+            "repository), or name the folder that has them by PSFLIP_PROGRAMS"
+        )
     return Path(found)
 
 
