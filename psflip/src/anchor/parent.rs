@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::message::AnchorMessage;
 use super::relay;
@@ -17,7 +17,7 @@ use crate::process::job_control::{self as job, Job, JobControl};
 use crate::process::reaper::Reaper;
 use crate::signal::Signal;
 use crate::sys::datagram;
-use crate::sys::memory;
+use crate::sys::memory::{self, Code};
 use crate::sys::pidfd::PidFd;
 use crate::sys::process;
 use crate::sys::seam::{self, Call};
@@ -96,18 +96,17 @@ impl Anchor {
             if let Some(speaks) = self.promoted.take_if(|_| is_tidy) {
                 renew::renew(&self, speaks);
             }
-            if self.wait(Some(memory::QUIET)) {
+            if self.wait(Some(memory::QUIET), Code::Stays) {
                 // The anchor has little to do, and may wait for months until the next event.
                 memory::release_startup_heap();
-                memory::release_startup_code();
-                self.wait(None); // at once: all other code would be loaded again
+                self.wait(None, Code::IsDropped);
             }
         }
     }
 
     /// Waits for an event, at most for this time. Returns whether there was none for all of it: a look at
     /// processes that are to be gone may come earlier.
-    fn wait(&self, at_most: Option<Duration>) -> bool {
+    fn wait(&self, at_most: Option<Duration>, code: Code) -> bool {
         let watch = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut fds = [watch(self.signals.as_fd()), watch(self.socket.as_fd())];
         let count = if self.closed { 1 } else { 2 };
@@ -123,7 +122,7 @@ impl Anchor {
             .map_or(PollTimeout::NONE, |time| PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX));
         // A test can make poll fail; then it is called again. EINTR happens only under a
         // debugger: all signals are blocked.
-        let count = seam::before(Call::Poll).and_then(|()| poll(&mut fds[..count], timeout));
+        let count = seam::before(Call::Poll).and_then(|()| memory::poll(&mut fds[..count], timeout, code));
         count == Ok(0) && !is_look
     }
 

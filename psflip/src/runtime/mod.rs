@@ -264,8 +264,8 @@ impl Runtime {
             let mut ready = self.wait.poller.wait(releases.then_some(memory::QUIET))?;
             if releases && ready.is_empty() {
                 needs_release = false;
-                memory::release_startup_code();
-                ready = self.wait.poller.wait(None)?; // at once: all other code would be loaded again
+                self.wait.poller.wait_without_code();
+                ready = self.wait.poller.wait(None)?;
             }
             failed_turns += 1;
             let mut failed = false;

@@ -4,8 +4,10 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
+use crate::sys::memory::{self, Code};
 use crate::sys::seam::{self, Call};
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 /// What can become ready, in the order in which it is handled. Messages of processes come before timers. So a
@@ -182,6 +184,14 @@ impl Poller {
             events[..count].iter().filter_map(|event| TOKENS.get(event.data() as usize).copied()).collect();
         tokens.sort_unstable();
         Ok(tokens)
+    }
+
+    /// Waits until something is ready, without the code that this process has loaded.
+    pub(super) fn wait_without_code(&self) {
+        let mut fds = [PollFd::new(self.epoll.0.as_fd(), PollFlags::POLLIN)];
+        // If it fails, `wait` waits.
+        let _ = seam::before(Call::Poll)
+            .and_then(|()| memory::poll(&mut fds, PollTimeout::NONE, Code::IsDropped));
     }
 }
 

@@ -2,38 +2,119 @@
 
 use std::time::Duration;
 
-/// Drops the pages of code and constants that are mapped now (madvise(2), MADV_DONTNEED).
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollTimeout};
+
+/// What happens to the pages of code and constants while a process waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    /// They stay mapped.
+    Stays,
+    /// They are given back, and come from the page cache again when they are needed, one fault for 16 pages.
+    IsDropped,
+}
+
+/// poll(2). With [`Code::IsDropped`], what this process has loaded for its work does not count as its memory
+/// while it waits, perhaps for months.
 ///
-/// Pages that are still needed come back from the page cache, one fault for 16 pages. Pages
-/// that only the start needed (the configuration's parser, the command line's help) no
-/// longer count as memory of this process.
-pub fn release_startup_code() {
-    extern "C" fn each_object(
-        info: *mut libc::dl_phdr_info,
-        _size: libc::size_t,
-        _data: *mut libc::c_void,
-    ) -> libc::c_int {
-        // SAFETY: dl_iterate_phdr(3) passes a valid pointer.
-        let info = unsafe { &*info };
-        for index in 0..info.dlpi_phnum {
-            // SAFETY: the array has dlpi_phnum elements.
-            let segment = unsafe { info.dlpi_phdr.add(usize::from(index)) };
-            // SAFETY: as above, and nobody writes to them.
-            let segment = unsafe { &*segment };
-            // Writable segments hold what the dynamic linker has filled in; dropping them would undo that.
-            if segment.p_type != libc::PT_LOAD || segment.p_flags & libc::PF_W != 0 {
-                continue;
-            }
-            let start = (info.dlpi_addr as usize + segment.p_vaddr as usize) & !(PAGE - 1);
-            let end = info.dlpi_addr as usize + segment.p_vaddr as usize + segment.p_memsz as usize;
-            // SAFETY: the range is a read-only file mapping that nobody has written to, so its pages are read
-            // again from the file whenever they are touched, this function's own included.
-            unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
-        }
-        0
+/// # Errors
+/// Those of poll(2): EINTR only from a debugger, since psflip blocks all signals; ENOMEM.
+pub fn poll(fds: &mut [PollFd<'_>], timeout: PollTimeout, code: Code) -> nix::Result<libc::c_int> {
+    match code {
+        Code::Stays => nix::poll::poll(fds, timeout),
+        Code::IsDropped => poll_without_code(fds, timeout),
     }
-    // SAFETY: the callback fits and reads only what it is given.
-    unsafe { libc::dl_iterate_phdr(Some(each_object), std::ptr::null_mut()) };
+}
+
+/// It gives back the pages (madvise(2), MADV_DONTNEED) and waits in one function, since any other code between
+/// the two would be loaded again: about 500 KiB, measured.
+fn poll_without_code(fds: &mut [PollFd<'_>], timeout: PollTimeout) -> nix::Result<libc::c_int> {
+    let mut code = Segments::default();
+    code.find();
+    // Not `as_millis`, which panics without a time.
+    let left = u32::try_from(i32::from(timeout)).ok();
+    let timeout = left.map(|left| libc::timespec {
+        tv_sec: libc::time_t::from(left / 1000),
+        tv_nsec: libc::c_long::from(left % 1000 * 1_000_000),
+    });
+    let timeout = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    let ready = drop_and_poll(code.found(), fds.as_mut_ptr().cast(), fds.len(), timeout);
+    Errno::result(ready).map(|ready| libc::c_int::try_from(ready).unwrap_or(libc::c_int::MAX))
+}
+
+/// What is left in memory while a process waits is this function and `syscall(3)`.
+#[inline(never)]
+fn drop_and_poll(
+    code: &[Segment],
+    fds: *mut libc::pollfd,
+    count: usize,
+    timeout: *const libc::timespec,
+) -> libc::c_long {
+    for segment in code {
+        // SAFETY: the range is a read-only file mapping that nobody has written to, so its pages are read
+        // again from the file whenever they are touched, this function's own included.
+        unsafe { libc::syscall(libc::SYS_madvise, segment.start, segment.length, libc::MADV_DONTNEED) };
+    }
+    let no_mask: *const libc::sigset_t = std::ptr::null();
+    // SAFETY: `fds` points to `count` elements that the caller lends, `timeout` is NULL or points to a value
+    // that the caller lends, and without a mask its size is ignored.
+    unsafe { libc::syscall(libc::SYS_ppoll, fds, count, timeout, no_mask, 0_usize) }
+}
+
+/// A part of this process's memory, in bytes.
+#[derive(Clone, Copy, Default)]
+struct Segment {
+    start: usize,
+    length: usize,
+}
+
+/// The code and constants of the program and its libraries. There are three such segments an object, and three
+/// objects in a dynamic build; what is beyond the room stays in memory.
+#[derive(Default)]
+struct Segments {
+    room: [Segment; 24],
+    count: usize,
+}
+
+impl Segments {
+    fn found(&self) -> &[Segment] {
+        &self.room[..self.count]
+    }
+
+    fn find(&mut self) {
+        extern "C" fn each_object(
+            info: *mut libc::dl_phdr_info,
+            _size: libc::size_t,
+            segments: *mut libc::c_void,
+        ) -> libc::c_int {
+            // SAFETY: dl_iterate_phdr(3) passes a valid pointer.
+            let info = unsafe { &*info };
+            // SAFETY: it passes on what `find` gave it, which nothing else uses meanwhile.
+            let segments = unsafe { &mut *segments.cast::<Segments>() };
+            for index in 0..info.dlpi_phnum {
+                // SAFETY: the array has dlpi_phnum elements.
+                let header = unsafe { info.dlpi_phdr.add(usize::from(index)) };
+                // SAFETY: as above, and nobody writes to them.
+                segments.add(info.dlpi_addr as usize, unsafe { &*header });
+            }
+            0
+        }
+        // SAFETY: the callback fits, and reads and writes only what it is given.
+        unsafe { libc::dl_iterate_phdr(Some(each_object), (&raw mut *self).cast()) };
+    }
+
+    fn add(&mut self, base: usize, header: &libc::Elf64_Phdr) {
+        // Writable segments hold what the dynamic linker has filled in; dropping them would undo that.
+        if header.p_type != libc::PT_LOAD || header.p_flags & libc::PF_W != 0 {
+            return;
+        }
+        let address = base + header.p_vaddr as usize;
+        let start = address & !(PAGE - 1);
+        if let Some(free) = self.room.get_mut(self.count) {
+            *free = Segment { start, length: address + header.p_memsz as usize - start };
+            self.count += 1;
+        }
+    }
 }
 
 /// Returns the free part of the heap to the kernel (malloc_trim(3)), for a process that
@@ -81,18 +162,39 @@ const PAGE: usize = 4096;
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+    use std::os::fd::AsFd as _;
+
+    use nix::poll::PollFlags;
+
     #[test]
     fn stack_space_can_be_reserved_repeatedly() {
         for _ in 0..3 {
-            super::reserve_stack();
+            reserve_stack();
         }
     }
 
     /// If a constant or function did not come back, this process would crash.
     #[test]
     fn released_pages_are_read_again_on_use() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let mut fds = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
         let before = format!("{:?}", std::env::args().collect::<Vec<_>>());
-        super::release_startup_code();
+        assert_eq!(poll_without_code(&mut fds, PollTimeout::from(1_u8)), Ok(0));
         assert_eq!(before, format!("{:?}", std::env::args().collect::<Vec<_>>()));
+        drop(writer);
+        assert_eq!(poll_without_code(&mut fds, PollTimeout::NONE), Ok(1));
+        assert_eq!(fds[0].revents(), Some(PollFlags::POLLHUP));
+    }
+
+    #[test]
+    fn code_is_found_in_every_object() {
+        let mut code = Segments::default();
+        code.find();
+        let is_in = |address: usize| {
+            code.found().iter().any(|one| (one.start..one.start + one.length).contains(&address))
+        };
+        assert!(is_in(drop_and_poll as *const () as usize) && is_in(libc::syscall as *const () as usize));
+        assert!(!is_in(&raw const code as usize) && code.count < code.room.len());
     }
 }

@@ -33,7 +33,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use self::file::Pidfile;
 use self::state::State;
@@ -42,11 +42,12 @@ use crate::process::job_control::{Job, JobControl};
 use crate::process::keeper::Tree;
 use crate::process::launch::{Launch, Refusal, Stage, candidates};
 use crate::process::reaper::Reaper;
+use crate::sys::early;
+use crate::sys::memory::{self, Code};
 use crate::sys::pidfd::PidFd;
 use crate::sys::process;
 use crate::sys::seam::{self, Call};
 use crate::sys::signal::{SignalFd, SignalSet};
-use crate::sys::{early, memory};
 
 /// What to watch, and how long to wait.
 #[derive(Clone, Debug)]
@@ -147,14 +148,13 @@ impl Watch {
             self.read_signals();
             self.look_at_the_time();
             let is_settled = self.state.has_service();
-            if is_settled && !std::mem::replace(&mut was_settled, is_settled) {
-                memory::release_startup_code(); // this process runs as long as the service
-            }
-            self.wait(late);
+            let is_new = is_settled && !std::mem::replace(&mut was_settled, is_settled);
+            // This process runs as long as the service.
+            self.wait(late, if is_new { Code::IsDropped } else { Code::Stays });
         }
     }
 
-    fn wait(&self, late: Option<Instant>) {
+    fn wait(&self, late: Option<Instant>, code: Code) {
         let fds = [self.tree.as_fd(), self.signals.as_fd(), self.file.as_fd()];
         let awaited = self.processes.iter().filter(|(pid, _)| self.state.awaits(*pid));
         let fds = fds.into_iter().chain(awaited.map(|(_, process)| process.as_fd()));
@@ -166,7 +166,7 @@ impl Watch {
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         });
         // EINTR can't happen: all signals are blocked
-        let _ = seam::before(Call::Poll).and_then(|()| poll(&mut fds, timeout));
+        let _ = seam::before(Call::Poll).and_then(|()| memory::poll(&mut fds, timeout, code));
     }
 }
 

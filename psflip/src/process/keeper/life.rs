@@ -12,7 +12,7 @@ use crate::exit_status::ExitStatus;
 use crate::process::launch::{Launch, Refusal, Stage};
 use crate::signal::Signal;
 use crate::sys::children::{self, Killing};
-use crate::sys::memory;
+use crate::sys::memory::{self, Code};
 use crate::sys::pidfd::PidFd;
 use crate::sys::process;
 use crate::sys::seam::{self, Call, Moment};
@@ -169,18 +169,18 @@ impl Keeper<'_> {
                 killing.go_on();
             }
             if is_new {
-                if !self.wait(Some(memory::QUIET)) {
-                    continue;
+                if self.wait(Some(memory::QUIET), Code::Stays) {
+                    is_new = false;
+                    self.wait(None, Code::IsDropped); // it runs for as long as the service does
                 }
-                is_new = false;
-                memory::release_startup_code(); // it runs for as long as the service does
+            } else {
+                self.wait(None, Code::Stays);
             }
-            self.wait(None); // at once: other code would be loaded again
         }
     }
 
     /// Waits for an event, at most for this time. Returns whether there is none.
-    fn wait(&self, at_most: Option<Duration>) -> bool {
+    fn wait(&self, at_most: Option<Duration>, code: Code) -> bool {
         let watch = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut fds =
             [watch(self.psflip_socket.as_fd()), watch(self.psflip.as_fd()), watch(self.signals.as_fd())];
@@ -193,7 +193,7 @@ impl Keeper<'_> {
             .min()
             .map_or(PollTimeout::NONE, |time| PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX));
         // A test can make poll fail; then it is called again.
-        seam::before(Call::Poll).and_then(|()| poll(&mut fds, timeout)) == Ok(0)
+        seam::before(Call::Poll).and_then(|()| memory::poll(&mut fds, timeout, code)) == Ok(0)
     }
 
     fn reap(&mut self) {
