@@ -13,7 +13,7 @@ use crate::args::Args;
 use crate::guard::Guard;
 use crate::runner::{self, Scope};
 use crate::step::{self, Steps};
-use crate::{Error, Outcome, book, contract, dist, docs, lint, outside, packages, repo, systemd};
+use crate::{Error, Outcome, book, contract, crates, dist, docs, lint, outside, packages, repo, systemd};
 
 pub(crate) const USAGE: &str = "\
 cargo xtask ci [--fast]
@@ -74,9 +74,10 @@ pub(crate) fn run(mut args: Args) -> Outcome {
         });
         steps.step("book", || book::make(&repo::target_dir()?.join("book")).map(drop));
         steps.step("doctests", || step::run(&mut cargo("test --workspace --doc --quiet")));
+        steps.step("crates", crates::check);
         steps.step("outside", outside::test);
         match dist::missing() {
-            None => steps.step("dist", || dist::make(None, true)),
+            None => steps.step("dist", || dist::make(&dist::Plan { check: true, ..dist::Plan::default() })),
             Some(program) => steps.skip("dist", &format!("{program} is not installed")),
         }
         // The tests report it as well, but the output of a passing test is not shown.

@@ -5,10 +5,12 @@
 
 mod args;
 mod bench;
+mod binaries;
 mod book;
 mod chaos;
 mod ci;
 mod contract;
+mod crates;
 mod demo;
 mod dist;
 mod docs;
@@ -21,7 +23,6 @@ mod nightly;
 mod outside;
 mod packages;
 mod python;
-mod release;
 mod repo;
 mod runner;
 mod step;
@@ -117,9 +118,15 @@ const TASKS: &[Task] = &[
     },
     Task {
         name: "dist",
-        summary: "make a release: a static binary, a Debian package, checksums",
+        summary: "make the files of a release: static programs, a tarball, packages, checksums",
         usage: dist::USAGE,
         run: dist::run,
+    },
+    Task {
+        name: "crates",
+        summary: "check the crates that would be published; nothing is uploaded",
+        usage: crates::USAGE,
+        run: crates::run,
     },
     Task {
         name: "field",

@@ -43,7 +43,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("readers of `psflip metrics`", &["prometheus", "python3-prometheus-client"]),
     ("shells whose completions are tested, beside bash", &["zsh", "fish"]),
     ("shows the report of a rehearsal", &["chromium"]),
-    ("checks the Debian package", &["lintian"]),
+    ("checks the Debian packages; builds the RPM package", &["lintian", "rpm"]),
     (
         "environments for the generator of `cargo xtask book`, for traefik, gunicorn and the pytest plugin",
         &["python3-venv"],

@@ -78,6 +78,18 @@ pub(crate) fn run(command: &mut Command) -> Outcome {
     if status.success() { Ok(()) } else { Err(format!("`{}` exited with {status}", shown(command)).into()) }
 }
 
+/// The output of a command; an error if the command fails.
+pub(crate) fn output(command: &mut Command) -> Result<String, Error> {
+    let output = command.output().map_err(|error| cannot_start(command, &error))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    // lintian reports on standard output.
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    Err(format!("`{}`: {}\n{}", shown(command), output.status, said.trim()).into())
+}
+
 /// The error for a command that can't be started.
 pub(crate) fn cannot_start(command: &Command, error: &std::io::Error) -> Error {
     format!("can't start `{}`: {error}", shown(command)).into()

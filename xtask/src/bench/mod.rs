@@ -17,7 +17,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use crate::args::Args;
-use crate::{Error, Outcome, guard, release, repo, step};
+use crate::{Error, Outcome, binaries, guard, repo, step};
 
 pub(crate) const USAGE: &str = "\
 cargo xtask bench [--proxy] [--runs N] [--quick] [--against PROGRAM] [--json FILE]
@@ -114,7 +114,7 @@ fn build_dynamic() -> Result<Build, Error> {
 }
 
 fn build_static() -> Result<Build, Error> {
-    Ok(Build { name: "psflip (static)", program: release::build_static()?, arguments: &[] })
+    Ok(Build { name: "psflip (static)", program: binaries::build_static()?, arguments: &[] })
 }
 
 /// Writes a configuration that starts `cmd` and counts it as healthy at once; returns its path.

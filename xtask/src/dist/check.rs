@@ -1,74 +1,49 @@
-//! Checks the package: it must be reproducible and complete, install into an empty root, and run there.
+//! Checks the files of a release: reproducible, complete, and readable by the programs of those who install them.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use testkit::pidfile::named_process;
-use testkit::process::Process;
-use testkit::{Deadline, Sandbox, Signal, wait_until};
+use serde_json::Value;
+use testkit::Sandbox;
 
-use super::{Binaries, deb, output};
-use crate::{Error, Outcome, repo, step};
+use super::{Made, Plan, deb, installed, rpm, tarball};
+use crate::{Outcome, python, repo, step};
 
-/// Files that the package must contain.
-const FILES: &[&str] = &[
-    "usr/bin/psflip",
-    "usr/bin/psflip-rehearse",
-    "usr/share/man/man1/psflip.1.gz",
-    "usr/share/man/man1/psflip-rehearse.1.gz",
-    "usr/share/man/man1/psflip-check.1.gz",
-    "usr/share/man/man5/psflip.toml.5.gz",
-    "usr/share/bash-completion/completions/psflip",
-    "usr/share/zsh/vendor-completions/_psflip",
-    "usr/share/fish/vendor_completions.d/psflip.fish",
-    "usr/share/psflip/psflip.schema.json",
-    "usr/share/doc/psflip/copyright",
-    "usr/share/doc/psflip/changelog.gz",
-    "usr/share/doc/psflip/examples/smallest.toml",
-    "usr/lib/systemd/system/psflip@.service",
-    "etc/psflip",
-];
+/// Validates bills of materials: the library of CycloneDX's own authors, with the schema.
+const VALIDATOR: &str = "cyclonedx-python-lib[json-validation]==11.6.0";
 
-/// Runs all checks; `binaries` are those in the package.
-pub(super) fn check(binaries: &Binaries, package: &Path) -> Outcome {
-    is_static_and_stripped(&binaries.psflip)?;
-    is_static_and_stripped(&binaries.rehearse)?;
-    let again = package.with_file_name("again");
-    fs::create_dir_all(&again)?;
-    let second = deb::make(binaries, &again)?;
-    if fs::read(package)? != fs::read(&second)? {
-        return Err(format!(
-            "`{}` and `{}` differ, made of the same files",
-            package.display(),
-            second.display()
-        )
-        .into());
-    }
-    fs::remove_dir_all(&again)?;
-    println!("reproducible: made twice, the same bytes");
+/// Runs all checks.
+pub(super) fn check(made: &Made, plan: &Plan) -> Outcome {
+    is_static_and_stripped(&made.programs.psflip)?;
+    is_static_and_stripped(&made.programs.rehearse)?;
+    is_the_same_again(made)?;
     // The sandbox's guard, which ends what is left if this is killed.
     step::run(repo::cargo().args(["build", "--quiet", "--package", "psflip-testkit", "--bins"]))?;
-    let sandbox = Sandbox::new();
-    let root = install(package, &sandbox)?;
-    if nix::unistd::geteuid().is_root() {
-        runs(&sandbox, &root)?;
-    } else {
-        println!("not run in the root: chroot(2) is for root");
+    tarball_unpacks(made)?;
+    installed::check(made, plan.before.as_deref())?;
+    if let Some(package) = &made.rpm {
+        rpm_installs(made, package)?;
     }
-    lint(package)
+    bills_are_valid(made, plan.tests)?;
+    lint(&made.packages)
 }
 
 /// A static binary has neither an interpreter nor a symbol table (elf(5)). The text of an interpreter's path may be in it:
 /// glibc's look-up of names has it.
 fn is_static_and_stripped(binary: &Path) -> Outcome {
     let content = fs::read(binary)?;
-    let has_symbols = content.windows(8).any(|window| window == b".symtab\0");
-    if has_interpreter(&content) != Some(false) || has_symbols {
+    let contains = |text: &[u8]| content.windows(text.len()).any(|window| window == text);
+    if has_interpreter(&content) != Some(false) || contains(b".symtab\0") {
         return Err(format!("`{}` is not static, or not stripped", binary.display()).into());
     }
-    println!("static and stripped: {} KiB", content.len() / 1024);
+    for path in [repo::root(), crate::binaries::cargo_home()?] {
+        if contains(path.join("").as_os_str().as_encoded_bytes()) {
+            return Err(format!("`{}` contains the path `{}`", binary.display(), path.display()).into());
+        }
+    }
+    println!("static, stripped, without a path of this host: {} KiB", content.len() / 1024);
     Ok(())
 }
 
@@ -85,95 +60,191 @@ fn has_interpreter(content: &[u8]) -> Option<bool> {
     kinds.filter(|_| is_elf64).map(|kinds| kinds.contains(&PT_INTERP))
 }
 
-/// Installs the package into an empty root, without even a shell.
-fn install(package: &Path, sandbox: &Sandbox) -> Result<PathBuf, Error> {
-    let root = sandbox.path("root");
-    for folder in ["var/lib/dpkg/updates", "var/lib/dpkg/info", "proc", "run", "dev"] {
-        fs::create_dir_all(root.join(folder))?;
+/// Packs the same programs once more.
+fn is_the_same_again(made: &Made) -> Outcome {
+    let directory = made.package.with_file_name("again");
+    fs::create_dir_all(&directory)?;
+    let mut pairs: Vec<(&Path, PathBuf)> = vec![
+        (&made.package, deb::psflip(&made.programs, &made.version, &directory)?),
+        (&made.tarball, tarball::make(&made.programs, &made.version, &directory)?),
+    ];
+    if let Some(package) = &made.rpm {
+        pairs.push((package, rpm::make(&made.programs, &made.version, &directory)?));
     }
-    fs::write(root.join("var/lib/dpkg/status"), "")?;
-    fs::write(root.join("var/lib/dpkg/available"), "")?;
-    let mut dpkg = Command::new("dpkg");
-    dpkg.arg("--root").arg(&root).args(["--force-not-root", "--log=/dev/null", "--install"]).arg(package);
-    output(&mut dpkg)?;
-    for name in FILES {
-        let file = root.join(name);
-        let metadata =
-            fs::metadata(&file).map_err(|error| format!("the package has no `{name}`: {error}"))?;
-        let expected = if metadata.is_dir() || name.starts_with("usr/bin/") { 0o755 } else { 0o644 };
-        if metadata.permissions().mode() & 0o7777 != expected {
-            return Err(format!("`{name}` has the mode {:o}", metadata.permissions().mode()).into());
+    for (first, second) in &pairs {
+        if fs::read(first)? != fs::read(second)? {
+            let (first, second) = (first.display(), second.display());
+            return Err(format!("`{first}` and `{second}` differ, made of the same files").into());
         }
     }
-    let verified = output(Command::new("dpkg").arg("--root").arg(&root).args(["--verify", "psflip"]))?;
-    if !verified.is_empty() {
-        return Err(format!("dpkg --verify: {verified}").into());
-    }
-    println!("installed into an empty root: {} files and folders are where they should be", FILES.len());
-    Ok(root)
+    println!("{} packages made twice: the same bytes", pairs.len());
+    Ok(fs::remove_dir_all(&directory)?)
 }
 
-/// Starts a service in the root, upgrades it, and stops it. Besides psflip, the root has only its child:
-/// `sleep`, with its libraries.
-fn runs(sandbox: &Sandbox, root: &Path) -> Outcome {
-    let version = output(Command::new("chroot").arg(root).args(["/usr/bin/psflip", "--version"]))?;
-    if version.trim() != concat!("psflip ", env!("CARGO_PKG_VERSION")) {
-        return Err(format!("it calls itself `{}`", version.trim()).into());
-    }
-    let sleep = PathBuf::from("/bin/sleep");
-    let libraries = output(Command::new("ldd").arg(&sleep))?;
-    let libraries = libraries.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from);
-    for file in libraries.chain([sleep]) {
-        let place = root.join(file.strip_prefix("/")?);
-        fs::create_dir_all(place.parent().unwrap_or(root))?;
-        fs::copy(&file, place)?;
-    }
-    fs::write(
-        root.join("etc/psflip/app.toml"),
-        "cmd = [\"/bin/sleep\", \"infinity\"]\npidfile = \"/run/app.pid\"\n[healthcheck.alive]\ntimeout = \"0s\"\n",
+/// Unpacks the tarball, and compares its files with its own checksums.
+fn tarball_unpacks(made: &Made) -> Outcome {
+    let sandbox = Sandbox::new();
+    let owners = step::output(
+        Command::new("tar").args(["--list", "--verbose", "--numeric-owner", "--file"]).arg(&made.tarball),
     )?;
-    output(Command::new("chroot").arg(root).args([
-        "/usr/bin/psflip",
-        "check",
-        "--strict",
-        "-c",
-        "/etc/psflip/app.toml",
-    ]))?;
-    // A mount namespace of its own removes /proc afterwards.
-    let script =
-        "mount -t proc proc \"$1/proc\" && exec chroot \"$1\" /usr/bin/psflip -c /etc/psflip/app.toml";
-    let root_text = root.to_string_lossy().into_owned();
-    let service = sandbox.command(["unshare", "--mount", "sh", "-c", script, "sh", &root_text]).start();
-    let pidfile = root.join("run/app.pid");
-    let active = |old: Option<Process>| {
-        wait_until(Deadline::default(), "the pidfile to name a psflip", || {
-            named_process(&pidfile).filter(|new| Some(*new) != old)
-        })
-    };
-    let gone = |process: Process| {
-        wait_until(Deadline::default(), "psflip to exit", || (!process.is_alive()).then_some(()));
-    };
-    let first = active(None);
-    first.signal(Signal::SIGHUP)?;
-    let second = active(Some(first));
-    gone(first);
-    second.signal(Signal::SIGTERM)?;
-    gone(second);
-    if pidfile.exists() || !service.stderr().contains("healthy, active") {
-        return Err(format!("it did not stop as it should:\n{}", service.stderr()).into());
+    if let Some(line) = owners.lines().find(|line| line.split_whitespace().nth(1) != Some("0/0")) {
+        return Err(format!("a file of the tarball does not belong to root: {line}").into());
     }
-    println!("runs there: started, flipped, stopped");
+    let mut tar = Command::new("tar");
+    tar.arg("--extract").arg("--directory").arg(sandbox.dir()).args(["--strip-components=1", "--file"]);
+    step::output(tar.arg(&made.tarball))?;
+    let sums = Path::new("share/doc/psflip/SHA256SUMS");
+    step::output(
+        Command::new("sha256sum")
+            .args(["--check", "--quiet", "--strict"])
+            .arg(sums)
+            .current_dir(sandbox.dir()),
+    )?;
+    let listed = fs::read_to_string(sandbox.path(sums))?.lines().count();
+    let unpacked = repo::files_below(sandbox.dir())?.len();
+    if listed + 1 != unpacked {
+        return Err(format!("the tarball has {unpacked} files, and checksums of {listed}").into());
+    }
+    for file in installed::FILES.iter().filter_map(|file| file.strip_prefix("usr/")) {
+        if !sandbox.path(file).exists() {
+            return Err(format!("the tarball has no `{file}`").into());
+        }
+    }
+    says_its_version(&sandbox.path("bin/psflip"), &made.version)?;
+    println!("the tarball unpacks, and its {listed} checksums are right");
     Ok(())
 }
 
+fn says_its_version(program: &Path, version: &str) -> Outcome {
+    let said = step::output(Command::new(program).arg("--version"))?;
+    if said.trim() == format!("psflip {version}") {
+        return Ok(());
+    }
+    Err(format!("`{}` calls itself `{}`, not psflip {version}", program.display(), said.trim()).into())
+}
+
+/// Lists the RPM package; as root, installs it into an empty root, verifies it, and removes it.
+fn rpm_installs(made: &Made, package: &Path) -> Outcome {
+    let rpm = |arguments: &[&str], last: &Path| step::output(Command::new("rpm").args(arguments).arg(last));
+    let files = rpm(&["--query", "--list", "--package"], package)?;
+    for file in installed::FILES {
+        if !files.lines().any(|line| line.trim_start_matches('/') == *file) {
+            return Err(format!("the RPM package has no `{file}`").into());
+        }
+    }
+    for (what, option) in [("scripts", "--scripts"), ("triggers", "--triggers")] {
+        let scripts = rpm(&["--query", option, "--package"], package)?;
+        if !scripts.trim().is_empty() {
+            return Err(format!("the RPM package has {what}: {scripts}").into());
+        }
+    }
+    if !nix::unistd::geteuid().is_root() {
+        println!("RPM: {} files; not installed, since rpm's --root is for root", files.lines().count());
+        return Ok(());
+    }
+    let sandbox = Sandbox::new();
+    let root = sandbox.path("root");
+    fs::create_dir(&root)?;
+    let at = |arguments: &[&str], last: &Path| {
+        step::output(Command::new("rpm").arg("--root").arg(&root).args(arguments).arg(last))
+    };
+    at(&["--install"], package)?;
+    let verified = at(&["--verify"], Path::new("psflip"))?;
+    if !verified.trim().is_empty() {
+        return Err(format!("rpm --verify: {verified}").into());
+    }
+    says_its_version(&root.join("usr/bin/psflip"), &made.version)?;
+    at(&["--erase"], Path::new("psflip"))?;
+    let left: Vec<PathBuf> =
+        ["usr/bin", "usr/lib/systemd", "usr/share/psflip", "usr/share/doc/psflip", "etc/psflip"]
+            .into_iter()
+            .map(|folder| root.join(folder))
+            .filter(|folder| {
+                folder.is_dir() && repo::files_below(folder).is_ok_and(|files| !files.is_empty())
+            })
+            .collect();
+    if !left.is_empty() {
+        return Err(format!("rpm --erase has left files in {left:?}").into());
+    }
+    println!("RPM: {} files; installed into an empty root, verified, erased", files.lines().count());
+    Ok(())
+}
+
+/// Whether the bills of materials name psflip's libraries. Their format is validated if there is time: `fully`.
+fn bills_are_valid(made: &Made, fully: bool) -> Outcome {
+    for bill in &made.bills {
+        let content: Value = serde_json::from_str(&fs::read_to_string(bill)?)?;
+        let names: Vec<&str> = content["components"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|one| one["name"].as_str())
+            .collect();
+        // A build script's, a macro's and a test's dependency are not in the program.
+        for (name, is_in) in [("libc", true), ("serde_core", true), ("serde_derive", false), ("insta", false)]
+        {
+            if names.contains(&name) != is_in {
+                return Err(format!("`{}`: `{name}` has to be in it: {is_in}", bill.display()).into());
+            }
+        }
+    }
+    for (bill, program) in made.bills.iter().zip([&made.programs.psflip, &made.programs.rehearse]) {
+        names_what_is_linked(&fs::read_to_string(bill)?, &fs::read(program)?)?;
+    }
+    if !fully {
+        return Ok(());
+    }
+    let folder = repo::target_dir()?.join("cyclonedx");
+    let python = python::install(&folder, VALIDATOR, "python3")?;
+    let script = "import sys
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+for name in sys.argv[1:]:
+    error = JsonStrictValidator(SchemaVersion.V1_5).validate_str(open(name).read())
+    assert error is None, f'{name}: {error}'";
+    step::output(Command::new(python).args(["-c", script]).args(&made.bills))?;
+    println!("bills of materials: valid CycloneDX 1.5");
+    Ok(())
+}
+
+/// Whether the bill names every crate whose sources the program's panics name.
+fn names_what_is_linked(bill: &str, program: &[u8]) -> Outcome {
+    let text = String::from_utf8_lossy(program);
+    // `/cargo/registry/src/REGISTRY/NAME-VERSION/src/lib.rs`
+    let places = text.split("/cargo/registry/src/").skip(1).filter_map(|place| place.split('/').nth(1));
+    let linked: BTreeSet<&str> = places.collect();
+    let (mut known, mut unknown) = (0, Vec::new());
+    for name in linked {
+        let Some((name, version)) = split_version(name) else { continue };
+        let is_in = bill.contains(&format!("\"pkg:cargo/{name}@{version}\""));
+        if is_in { known += 1 } else { unknown.push(format!("{name} {version}")) }
+    }
+    if known == 0 || !unknown.is_empty() {
+        return Err(format!(
+            "a bill of materials lacks crates that are linked in: {unknown:?}; it has {known} of them"
+        )
+        .into());
+    }
+    println!("its bill of materials has all {known} crates that its panics name");
+    Ok(())
+}
+
+/// The name and the version in `h2-0.4.20` or `toml-1.2.1+spec-1.1.0`.
+fn split_version(package: &str) -> Option<(&str, &str)> {
+    let at = package
+        .match_indices('-')
+        .find(|(at, _)| package[at + 1..].starts_with(|next: char| next.is_ascii_digit()));
+    at.map(|(at, _)| (&package[..at], &package[at + 1..]))
+}
+
 /// Runs Debian's own checker, if it is installed.
-fn lint(package: &Path) -> Outcome {
+fn lint(packages: &[PathBuf]) -> Outcome {
     if !repo::is_installed("lintian") {
         println!("lintian is not installed");
         return Ok(());
     }
-    let said =
-        output(Command::new("lintian").args(["--fail-on", "error,warning", "--allow-root"]).arg(package))?;
-    println!("lintian: no findings{said}");
+    let mut lintian = Command::new("lintian");
+    let said = step::output(lintian.args(["--fail-on", "error,warning", "--allow-root"]).args(packages))?;
+    println!("lintian: no findings in {} packages{said}", packages.len());
     Ok(())
 }

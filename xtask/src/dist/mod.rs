@@ -2,66 +2,147 @@
 
 mod check;
 mod deb;
+mod installed;
+mod rpm;
+mod sbom;
+mod tarball;
+mod tree;
+mod twice;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::args::Args;
-use crate::{Error, Outcome, docs, release, repo, step};
+use crate::{Error, Outcome, binaries, docs, repo, step};
 
 pub(crate) const USAGE: &str = "\
-cargo xtask dist [--check] [--binary FILE]
+cargo xtask dist [--check] [--binary FILE] [--before PACKAGE] [--no-docs] [--twice]
 
 Makes in target/dist:
-  psflip, psflip-rehearse        the static binaries
-  psflip_VERSION_ARCH.deb        binaries, man pages, completions, JSON Schema, template unit and examples
-  SHA256SUMS                     checksums of all
-The package needs dpkg-deb and gzip, and is the same, byte for byte, for the same binary. It has no scripts: installing it
-starts and stops nothing, and a running service uses the new psflip from its next upgrade on.
+  psflip, psflip-rehearse                 the static programs
+  psflip-fixture, testkit-launch          programs for tests, static as well
+  psflip-VERSION-linux-ARCH.tar.gz        programs, man pages, completions, JSON Schema, template unit, examples, licences
+  psflip_VERSION_ARCH.deb                 the same for Debian
+  psflip-testkit_VERSION_ARCH.deb         the programs for tests
+  psflip-VERSION-1.ARCH.rpm               as psflip's .deb, if rpmbuild is installed
+  psflip.cdx.json, psflip-rehearse.cdx.json  what is linked into the programs (CycloneDX)
+  SHA256SUMS                              checksums of all
+No package has scripts: installing one starts and stops nothing, and a running service uses the new psflip from its next
+upgrade on. All files are the same, byte for byte, for the same commit and the same compiler.
 
-  --check        then make the package once more and compare; as root, install it into an empty root, run and upgrade there
-  --binary FILE  pack this static psflip instead of building one";
+  --check           then make the packages once more and compare, and read them by the programs of their users; as root, install
+                    psflip's into an empty root, install a newer one while a service runs there, upgrade it, remove and purge
+  --before PACKAGE  the psflip package of an earlier release, for --check. Default: the new one with another version number
+  --binary FILE     pack this static psflip instead of building one
+  --no-docs         don't check before that man pages and completions are those of this psflip
+  --twice           instead of all that, build the last commit twice, in new directories without a cache, and compare (15 minutes)";
 
 pub(crate) fn run(mut args: Args) -> Outcome {
-    let and_check = args.flag("check");
+    let check = args.flag("check");
+    let twice = args.flag("twice");
+    let docs = !args.flag("no-docs");
     let binary: Option<PathBuf> = args.value("binary")?;
+    let before: Option<PathBuf> = args.value("before")?;
     args.done()?;
-    docs::make(true)?;
-    make(binary, and_check)
+    if twice {
+        return twice::run();
+    }
+    if docs {
+        docs::make(true)?;
+    }
+    make(&Plan { binary, before, check, tests: true })
 }
 
-/// Builds the binary unless one is given, packs it, and checks the package on request.
-pub(crate) fn make(binary: Option<PathBuf>, and_check: bool) -> Outcome {
-    let binary = binary.map_or_else(release::build_static, Ok)?;
-    let directory = repo::target_dir()?.join("dist");
-    // Files of an earlier version must not end up in this release.
-    if let Err(error) = fs::remove_dir_all(&directory)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        return Err(format!("can't remove `{}`: {error}", directory.display()).into());
-    }
-    fs::create_dir_all(&directory)?;
-    fs::copy(&binary, directory.join("psflip"))?;
-    let rehearse = directory.join("psflip-rehearse");
-    fs::copy(release::build_rehearse()?, &rehearse)?;
-    let binaries = Binaries { psflip: binary, rehearse };
-    let package = deb::make(&binaries, &directory)?;
-    let sums = sums(&directory)?;
-    print!("{sums}");
-    println!("in {}", directory.display());
-    if and_check { check::check(&binaries, &package) } else { Ok(()) }
+/// What to make.
+#[derive(Default)]
+pub(crate) struct Plan {
+    /// A psflip that is built already.
+    pub(crate) binary: Option<PathBuf>,
+    /// An earlier package of psflip.
+    pub(crate) before: Option<PathBuf>,
+    /// Whether to check the files.
+    pub(crate) check: bool,
+    /// Whether to make the package of the programs for tests as well: one more build.
+    pub(crate) tests: bool,
 }
 
 /// The programs of a release.
-struct Binaries {
+struct Programs {
     psflip: PathBuf,
     rehearse: PathBuf,
 }
 
+/// The programs of the package psflip-testkit.
+struct TestPrograms {
+    fixture: PathBuf,
+    launch: PathBuf,
+}
+
+/// Builds the programs, packs them, and checks the packages on request.
+pub(crate) fn make(plan: &Plan) -> Outcome {
+    let directory = empty(repo::target_dir()?.join("dist"))?;
+    let version = version()?;
+    let keep = |program: PathBuf| -> Result<PathBuf, Error> {
+        let kept = directory.join(program.file_name().unwrap_or_default());
+        fs::copy(program, &kept)?;
+        Ok(kept)
+    };
+    let programs = Programs {
+        psflip: keep(plan.binary.clone().map_or_else(binaries::build_static, Ok)?)?,
+        rehearse: keep(binaries::build_rehearse()?)?,
+    };
+    let tarball = tarball::make(&programs, &version, &directory)?;
+    let package = deb::psflip(&programs, &version, &directory)?;
+    let mut packages = vec![package.clone()];
+    if plan.tests {
+        let programs = TestPrograms {
+            fixture: keep(binaries::build_fixture()?)?,
+            launch: keep(binaries::build_launch()?)?,
+        };
+        packages.push(deb::testkit(&programs, &version, &directory)?);
+    }
+    let rpm = if repo::is_installed("rpmbuild") {
+        Some(rpm::make(&programs, &version, &directory)?)
+    } else {
+        println!("no RPM package: rpmbuild is not installed");
+        None
+    };
+    let bills =
+        [sbom::make("psflip", &version, &directory)?, sbom::make("psflip-rehearse", &version, &directory)?];
+    print!("{}", sums(&directory)?);
+    println!("in {}", directory.display());
+    let made = Made { programs, version, tarball, package, packages, rpm, bills };
+    if plan.check { check::check(&made, plan) } else { Ok(()) }
+}
+
+/// The files of a release.
+struct Made {
+    programs: Programs,
+    version: String,
+    tarball: PathBuf,
+    /// psflip's Debian package.
+    package: PathBuf,
+    /// All Debian packages.
+    packages: Vec<PathBuf>,
+    rpm: Option<PathBuf>,
+    bills: [PathBuf; 2],
+}
+
 /// The program that is missing to make a package on this host, if any.
 pub(crate) fn missing() -> Option<&'static str> {
-    ["dpkg-deb", "gzip", "sha256sum"].into_iter().find(|program| !repo::is_installed(program))
+    ["dpkg-deb", "gzip", "sha256sum", "tar"].into_iter().find(|program| !repo::is_installed(program))
+}
+
+/// A new directory: files of an earlier version must not end up in this release.
+fn empty(directory: PathBuf) -> Result<PathBuf, Error> {
+    match fs::remove_dir_all(&directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(format!("can't remove `{}`: {error}", directory.display()).into());
+        }
+        _ => fs::create_dir_all(&directory)?,
+    }
+    Ok(directory)
 }
 
 /// Writes and returns the checksums of all files in the directory.
@@ -70,19 +151,32 @@ fn sums(directory: &Path) -> Result<String, Error> {
         .map(|entry| Ok(entry?.file_name().into()))
         .collect::<std::io::Result<_>>()?;
     names.sort();
-    let text = output(Command::new("sha256sum").args(&names).current_dir(directory))?;
+    let text = step::output(Command::new("sha256sum").args(&names).current_dir(directory))?;
     fs::write(directory.join("SHA256SUMS"), &text)?;
     Ok(text)
 }
 
-/// The output of a command; an error if the command fails.
-fn output(command: &mut Command) -> Result<String, Error> {
-    let output = command.output().map_err(|error| step::cannot_start(command, &error))?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+/// The version, which must be the same in Cargo.toml and the changelog. The maintainer in both files of
+/// dist/debian has no real address: the field is required (Debian policy 3.3), and names below `.invalid`
+/// belong to no one (RFC 2606).
+fn version() -> Result<String, Error> {
+    let cargo = env!("CARGO_PKG_VERSION");
+    let changelog = fs::read_to_string(repo::root().join("dist/debian/changelog"))?;
+    if changelog.starts_with(&format!("psflip ({}) ", packaged(cargo))) {
+        return Ok(cargo.to_owned());
     }
-    // lintian reports on standard output.
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said);
-    Err(format!("`{}`: {}\n{}", step::shown(command), output.status, said.trim()).into())
+    Err(format!("dist/debian/changelog doesn't begin with version {cargo}: add what has changed").into())
+}
+
+/// A version as Debian's and RPM's tools sort it: a pre-release is older than its release.
+pub(crate) fn packaged(version: &str) -> String {
+    version.replace('-', "~")
+}
+
+/// The changelog's date, in seconds since 1970: the timestamp of everything in the packages.
+fn date() -> Result<String, Error> {
+    let changelog = fs::read_to_string(repo::root().join("dist/debian/changelog"))?;
+    let line = changelog.lines().find(|line| line.starts_with(" -- ")).unwrap_or_default();
+    let date = line.rsplit_once(">  ").map(|(_, date)| date).ok_or("dist/debian/changelog has no date")?;
+    Ok(step::output(Command::new("date").args(["--utc", "+%s", "--date", date]))?.trim().to_owned())
 }

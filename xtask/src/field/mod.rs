@@ -12,7 +12,7 @@ use serde_json::Value;
 use setups::{SETUPS, Setup, Upgrade};
 
 use crate::args::Args;
-use crate::{Error, Outcome, packages, release, repo, step};
+use crate::{Error, Outcome, binaries, packages, repo, step};
 
 pub(crate) const USAGE: &str = "\
 cargo xtask field [--flips N] [--rate N] [--only PART] [--json FILE] [--binaries DIR]
@@ -40,7 +40,7 @@ pub(crate) fn run(mut args: Args) -> Outcome {
             let directory = directory.canonicalize()?;
             (directory.join("psflip"), directory.join("psflip-rehearse"))
         }
-        None => (release::build_static()?, release::build_rehearse()?),
+        None => (binaries::build_static()?, binaries::build_rehearse()?),
     };
     let path = path_with_fetched()?;
     let mut reports = serde_json::Map::new();

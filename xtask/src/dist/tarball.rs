@@ -1,0 +1,44 @@
+//! Makes the tarball for any distribution: unpacked into /usr/local, it is an installation.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::Programs;
+use super::tree::{Tree, ZSH};
+use crate::{Error, Outcome, repo, step};
+
+/// Makes the tarball in `directory`; returns its path.
+pub(super) fn make(programs: &Programs, version: &str, directory: &Path) -> Result<PathBuf, Error> {
+    let name = format!("psflip-{version}-linux-{}", std::env::consts::ARCH);
+    let tree = Tree::new(directory.join(&name))?;
+    tree.fill("", ZSH, programs)?;
+    // The unit names the program of a package. Its folder is the only line that differs.
+    let unit = tree.folder.join("lib/systemd/system/psflip@.service");
+    let text = fs::read_to_string(&unit)?;
+    fs::write(&unit, text.replace("=/usr/bin/psflip", "=/usr/local/bin/psflip"))?;
+    for file in ["LICENSE-MIT", "LICENSE-APACHE", "CHANGELOG.md"] {
+        tree.install(&repo::root().join(file), &format!("share/doc/psflip/{file}"))?;
+    }
+    let sums = tree.sums("sha256sum")?;
+    tree.write("share/doc/psflip/SHA256SUMS", &sums)?;
+    tree.set_modes()?;
+    let tarball = directory.join(format!("{name}.tar.gz"));
+    pack(directory, &name, &tarball)?;
+    tree.remove()?;
+    Ok(tarball)
+}
+
+/// Packs the folder with sorted names, one owner and one time, and without what only some systems record.
+fn pack(directory: &Path, name: &str, tarball: &Path) -> Outcome {
+    let plain = tarball.with_extension("");
+    let mut tar = Command::new("tar");
+    tar.args(["--create", "--format=ustar", "--sort=name", "--owner=root:0", "--group=root:0"]);
+    tar.arg(format!("--mtime=@{}", super::date()?))
+        .arg("--directory")
+        .arg(directory)
+        .arg("--file")
+        .arg(&plain);
+    step::output(tar.arg(name))?;
+    step::output(Command::new("gzip").args(["-9", "-n", "--force"]).arg(&plain)).map(drop)
+}
