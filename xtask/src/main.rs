@@ -23,6 +23,7 @@ mod nightly;
 mod outside;
 mod packages;
 mod python;
+mod release;
 mod repo;
 mod runner;
 mod step;
@@ -121,6 +122,12 @@ const TASKS: &[Task] = &[
         summary: "make the files of a release: static programs, a tarball, packages, checksums",
         usage: dist::USAGE,
         run: dist::run,
+    },
+    Task {
+        name: "release",
+        summary: "prepare a release: versions, changelog, checks, files, notes; nothing is uploaded",
+        usage: release::USAGE,
+        run: release::run,
     },
     Task {
         name: "crates",

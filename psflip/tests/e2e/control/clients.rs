@@ -43,6 +43,7 @@ fn invalid_requests_are_refused_with_a_reason() {
         ]
         .map(answer)
         .join("\n")
+        .replace(concat!("psflip ", env!("CARGO_PKG_VERSION")), "psflip VERSION")
     );
     assert!(answer(&"x".repeat(5000)).contains("more than 4096 bytes"));
     assert!(answer(&"[".repeat(4000)).contains("is no request"));
