@@ -10,7 +10,7 @@ use super::screen::{Screen, now};
 use super::target::{ServiceAddress, ServiceArgs, Trouble};
 use super::wait::{Waiter, Wakeup};
 use crate::config;
-use crate::control::protocol::{ControlRequest, Event, Status as Answer};
+use crate::control::protocol::{ControlRequest, Event, ServiceState, Status as Answer};
 use crate::exit;
 use crate::exit_status::ExitStatus;
 
@@ -25,6 +25,9 @@ pub(super) struct Status {
     /// Keep running and show every change, until Ctrl-C
     #[arg(long)]
     watch: bool,
+    /// Print one line, and exit with 1 unless a healthy child serves: for probes of containers
+    #[arg(long, conflicts_with_all = ["json", "watch", "timeline"])]
+    check: bool,
     /// How many recent upgrades to show; psflip keeps the last 16
     #[arg(long, value_name = "N", default_value_t = 5)]
     last: usize,
@@ -42,9 +45,11 @@ Examples:
   psflip status -c app.toml --watch                        # as it changes
   psflip status -c app.toml --json | jq -r .state
   psflip status -c app.toml --timeline upgrades.svg        # for a browser
+  psflip status -c app.toml --check                        # HEALTHCHECK of Docker, probe of Kubernetes
 
 Exit codes:
-    0  psflip answered
+    0  psflip answered; with --check: a healthy child serves, also during an upgrade
+    1  with --check only: the first child is not healthy yet, or the service is stopping
    78  the configuration does not say where the control socket is
   125  psflip did not answer; if the service went down without a stop request, the output shows how";
 
@@ -70,7 +75,7 @@ impl Status {
                 Wakeup::Line(line, event) => match *event {
                     Event::Status { status } => {
                         self.show(screen, &line, &status)?;
-                        return Ok(ExitStatus::Exited(exit::OK));
+                        return Ok(ExitStatus::Exited(self.code_for(status.state)));
                     }
                     Event::Refused { reason } | Event::Error { reason } => {
                         return Err(Trouble::new(format!("psflip refused the request: {reason}")));
@@ -94,6 +99,14 @@ impl Status {
             screen.line(render::last_exit(&exit, &screen.view()).trim_end());
         }
         Trouble { message: format!("psflip is not running: {}", trouble.message), ..trouble }
+    }
+
+    fn code_for(&self, state: ServiceState) -> u8 {
+        match state {
+            ServiceState::Starting | ServiceState::Stopping if self.check => exit::NOT_SERVING,
+            // A state that only a later psflip knows is no proof of a fault.
+            _ => exit::OK,
+        }
     }
 
     fn show(&self, screen: &mut Screen, line: &str, status: &Answer) -> Result<(), Trouble> {
@@ -120,6 +133,7 @@ impl Status {
                 }
             }
             None if self.json => screen.line(&object(line)),
+            None if self.check => screen.line(&render::summary(status, view.now)),
             None => screen.line(render::status(status, self.last, &view).trim_end()),
         }
         Ok(())

@@ -1,10 +1,10 @@
 //! `psflip status`.
 
 use serde_json::Value;
-use testkit::{Sandbox, Signal, Stream, psflip_bin};
+use testkit::{Deadline, Process, Sandbox, Signal, Stream, fixture, psflip_bin, wait_until};
 
 use super::{UNTIL_FILE, client, ended, hold, let_go, run, start, start_at_once, wait_child};
-use crate::service::{configure, stop};
+use crate::service::{self, configure, stop};
 
 #[test]
 fn status_shows_the_active_generation_and_the_last_upgrade() {
@@ -46,6 +46,42 @@ fn status_json_is_one_object() {
     assert_eq!(status["child"], psflip.child_pid());
     assert_eq!(stdout.lines().count(), 1);
     stop(&psflip);
+}
+
+/// A probe of Docker or Kubernetes knows exit codes alone.
+#[test]
+fn status_check_succeeds_only_while_a_healthy_child_serves() {
+    let sandbox = Sandbox::new();
+    let check = || run(&sandbox, &["status", "--check"]);
+    let config = format!("{UNTIL_FILE}[shutdown]\ntimeout = \"1h\"\n");
+    let psflip = service::psflip(&sandbox, &["ignore-sigterm"], &config).start();
+    let (status, stdout, _) = wait_until(Deadline::default(), "psflip to answer", || {
+        Some(check()).filter(|(_, stdout, _)| !stdout.is_empty())
+    });
+    assert!(status.code() == Some(1) && stdout.starts_with("starting: generation 1, pid "), "{stdout}");
+    let_go(&sandbox);
+    let psflip = psflip.wait_ready();
+    let (status, stdout, stderr) = check();
+    assert!(status.success() && stdout.starts_with("serving: generation 1, pid "), "{stdout}{stderr}");
+    assert_eq!(stdout.lines().count(), 1);
+    hold(&sandbox);
+    let upgrade = client(&sandbox, &["upgrade"]);
+    wait_child(&upgrade);
+    let (status, stdout, stderr) = check();
+    assert!(status.success() && stdout.starts_with("upgrading: generation 1, pid "), "{stdout}{stderr}");
+    let is_new = |process: &Process| process.exe().is_ok_and(|exe| exe == fixture("ignore-sigterm"));
+    let old = psflip.child();
+    for new in sandbox.processes().into_iter().filter(|process| *process != old && is_new(process)) {
+        new.signal(Signal::SIGKILL).unwrap();
+    }
+    ended(&upgrade);
+    let stopper = client(&sandbox, &["stop"]);
+    stopper.output().wait(Stream::Stdout, "was sent the stop signal");
+    let (status, stdout, _) = check();
+    assert!(status.code() == Some(1) && stdout.starts_with("stopping: generation 1, pid "), "{stdout}");
+    old.signal(Signal::SIGKILL).unwrap();
+    ended(&stopper);
+    psflip.wait_exit();
 }
 
 #[test]
