@@ -1,7 +1,7 @@
 //! Text for one line of a log: output of other programs made fit for it, and the names of processes.
 
 use std::ffi::OsStr;
-use std::fmt::{Display, Write as _};
+use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 
 /// The longest quotation of an output in a message, in characters.
@@ -76,8 +76,15 @@ pub(crate) fn matches(pattern: &[u8], text: &[u8], stands_for: impl Fn(u8) -> bo
 }
 
 /// The sender of a signal or a request: `pid 12 (root)`, or `pid 12 (uid 1000)`.
-pub(crate) fn sender(pid: impl Display, uid: u32) -> String {
-    format!("pid {pid} ({})", user(uid))
+///
+/// The kernel reports pid 0 for a process that this PID namespace does not show (pid_namespaces(7)), such as
+/// the container engine when psflip is PID 1.
+pub(crate) fn sender(pid: impl Into<i64>, uid: u32) -> String {
+    let user = user(uid);
+    match pid.into() {
+        0 => format!("a process outside of this PID namespace ({user})"),
+        pid => format!("pid {pid} ({user})"),
+    }
 }
 
 /// A user: `root`, or `uid 1000`. Other names are not looked up, since the user database may be on the
@@ -180,6 +187,7 @@ mod tests {
     fn root_is_named_and_nobody_else_is_looked_up() {
         // Contract: S6
         assert_eq!([sender(12, 0), sender(12, 65534)], ["pid 12 (root)", "pid 12 (uid 65534)"]);
+        assert_eq!(sender(0, 0), "a process outside of this PID namespace (root)");
     }
 
     #[test]

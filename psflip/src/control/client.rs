@@ -224,6 +224,32 @@ impl Unreachable {
     }
 }
 
+impl Unreachable {
+    /// Permission denied: why, and who may use the socket.
+    fn denied(&self) -> String {
+        let path = self.socket.display();
+        let own = nix::unistd::geteuid();
+        let (what, who) = match std::fs::metadata(&self.socket) {
+            Ok(metadata) => (
+                format!("the control socket `{path}` is owned by {}", user(metadata.uid())),
+                "run this as that user or as root",
+            ),
+            Err(_) => (
+                format!("the directory of the control socket `{path}` is closed for {}", user(own.as_raw())),
+                "run this as root",
+            ),
+        };
+        // In a container without capabilities root is a user like any other (capabilities(7)).
+        let who = match own.is_root() {
+            true => {
+                "root lacks the capability CAP_DAC_OVERRIDE here, so run this as the user that psflip runs as"
+            }
+            false => who,
+        };
+        format!("permission denied: {what}; {who}")
+    }
+}
+
 impl fmt::Display for Unreachable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.socket.display();
@@ -251,18 +277,7 @@ impl fmt::Display for Unreachable {
                 f,
                 "nothing listens on the control socket `{path}`: psflip was killed and left it behind"
             ),
-            Errno::EACCES | Errno::EPERM => match std::fs::metadata(&self.socket) {
-                Ok(metadata) => write!(
-                    f,
-                    "permission denied: the control socket `{path}` is owned by {}; run this as that user or as root",
-                    user(metadata.uid())
-                ),
-                Err(_) => write!(
-                    f,
-                    "permission denied: the directory of the control socket `{path}` is closed for {}; run this as root",
-                    user(nix::unistd::geteuid().as_raw())
-                ),
-            },
+            Errno::EACCES | Errno::EPERM => f.write_str(&self.denied()),
             Errno::ENAMETOOLONG => write!(
                 f,
                 "the path of the control socket `{path}` is too long for a Unix socket, which may have 107 bytes: psflip has none there. \

@@ -32,7 +32,7 @@ pub fn sender(received: &Received) -> Sender {
 #[must_use]
 pub fn sender_text(received: &Received) -> String {
     let Received { pid, uid, .. } = received;
-    if received.is_from_kernel() { "the kernel".to_owned() } else { text::sender(pid, *uid) }
+    if received.is_from_kernel() { "the kernel".to_owned() } else { text::sender(*pid, *uid) }
 }
 
 /// Whether this process is the leader of its session.
