@@ -4,10 +4,9 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
-use testkit::managers::docker::Engine;
+use testkit::managers::docker::{Engine, python};
 use testkit::{Deadline, Launch, Sandbox, psflip_bin};
 
 use crate::readme::shell_blocks;
@@ -137,18 +136,14 @@ fn quick_start_of_axum() {
 #[test]
 fn quick_start_of_docker() {
     // Contract: U5, U8, F3, H1, O1
-    const PYTHON: &str = "/usr/bin/python3";
-    const MODULES: &str = "import http.server, os, signal, socket, sys, threading\n\
-        print(*filter(None, (getattr(module, '__file__', None) for module in sys.modules.values())), sep='\\n')";
-    if !testkit::need_root() || !are_installed(&["dockerd", "docker", "curl", PYTHON]) {
+    if !testkit::need_root() || !are_installed(&["dockerd", "docker", "curl", "/usr/bin/python3"]) {
         return;
     }
-    let modules = Command::new(PYTHON).args(["-c", MODULES]).output().unwrap();
-    let modules = String::from_utf8(modules.stdout).unwrap();
     let sandbox = Sandbox::new();
     let engine = Engine::start(&sandbox);
     let psflip = psflip_bin().display().to_string();
-    let files: Vec<&str> = [PYTHON, &psflip].into_iter().chain(modules.lines()).collect();
+    let python = python("http.server, os, signal, socket, threading");
+    let files: Vec<&str> = python.iter().chain([&psflip]).map(String::as_str).collect();
     engine.import("python:3-slim", &files, &[]);
     paste(&sandbox, "docker.md", |shell| {
         let host = format!("unix://{}", engine.socket().display());
