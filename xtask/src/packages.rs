@@ -36,6 +36,11 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("makes system calls fail", &["strace"]),
     ("ptys and sockets", &["socat"]),
     ("a container engine that the tests start for themselves", &["docker.io"]),
+    (
+        "containers in a network namespace, by Compose and from a manifest",
+        &["iproute2", "docker-compose", "python3-yaml"],
+    ),
+    ("strips the psflip that goes into an image", &["binutils"]),
     ("rotates logs of an example", &["logrotate"]),
     ("validates reports of rehearsals", &["python3-jsonschema"]),
     ("supervisors that psflip runs under", &["runit", "s6", "daemontools", "supervisor"]),
@@ -45,7 +50,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("shows the report of a rehearsal", &["chromium"]),
     ("checks the Debian packages; builds the RPM package", &["lintian", "rpm"]),
     (
-        "environments for the generator of `cargo xtask book`, for traefik, gunicorn and the pytest plugin",
+        "environments for the generator of `cargo xtask book`, traefik, gunicorn, the pytest plugin and Kubernetes' schemas",
         &["python3-venv"],
     ),
     ("tests of teams that write Python and shell scripts", &["python3-pytest", "bats"]),

@@ -2,6 +2,7 @@
 //! Docker, each from its Debian package, with the run scripts of `examples/managers`. The table in
 //! `docs/managers.md` lists the results.
 
+mod containers;
 mod deploying;
 mod docker;
 mod page;
