@@ -42,12 +42,8 @@ fn headers_and_a_body_reach_the_service() {
     let right = rehearse(&sandbox, &[&args[..], &["--header", "authorization: Bearer 7", "--json"]].concat());
     right.assert_code(0);
     assert!(right.report()["requests"].as_u64() > Some(20), "{}", right.stdout);
-    let wrong = rehearse(
-        &sandbox,
-        &[&args[..], &["--header", "authorization: Bearer 8", "--start-timeout=1s"]].concat(),
-    );
-    wrong.assert_code(125);
-    assert!(wrong.stderr.contains("status 401"), "{}", wrong.stderr);
+    let wrong = ["--header", "authorization: Bearer 8", "--accept", "401"];
+    rehearse(&sandbox, &[&args[..], &wrong].concat()).assert_code(0);
     let useless = rehearse(&sandbox, &with(&["--body", "body.json"]));
     useless.assert_code(78); // there is no configuration
     careful(&sandbox);
@@ -125,8 +121,8 @@ fn a_service_that_starts_slowly_is_reported_in_a_pipe_and_can_be_interrupted() {
     let check = "[healthcheck.unix]\npath = 'never.sock'\n";
     sandbox.write("app.toml", format!("cmd = ['sh', '-c', 'echo warming up; exec sleep 1000']\n{check}"));
     let running = start(&sandbox, &with(&[]));
-    let line = running.output().wait(Stream::Stderr, "still starting the service after 2 s; its last line: ");
-    assert!(line.text.contains("warming up") || line.text.contains("not healthy"), "{}", line.text);
+    let line = running.output().wait(Stream::Stderr, " s; its last line: ").text;
+    assert!(line.starts_with("still starting the service after "), "{line}");
     interrupt(&sandbox, &running);
     assert_eq!(running.wait_exit().code(), Some(130), "{}{}", running.stdout(), running.stderr());
     assert!(

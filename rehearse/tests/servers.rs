@@ -172,9 +172,13 @@ fn axum_loses_its_kept_connections_and_fresh_ones() {
     let server = psflip_bin().with_file_name("axum-server");
     assert!(server.is_file(), "{} is missing: `cargo build --package axum-server`", server.display());
     let report = report(&format!("['{}', '--careless']", server.display()), NOTIFY);
-    assert_loses_kept_connections(&report);
-    let fresh = lost(&report, "new");
     let findings = report["findings"].as_array().unwrap();
-    let accepted = findings.iter().find(|one| one["why"].as_str().unwrap().contains("that it had accepted"));
-    assert_eq!(accepted.map_or(Some(0), |one| one["count"].as_u64()), Some(fresh), "{findings:#?}");
+    let count = |why: &str| -> u64 {
+        let found = findings.iter().filter(|one| one["why"].as_str().unwrap().contains(why));
+        found.map(|one| one["count"].as_u64().unwrap()).sum()
+    };
+    let kept = count("closes idle keep-alive connections");
+    assert!((FLIPS * KEEPING / 2..=FLIPS * KEEPING).contains(&kept), "{kept} lost: {findings:#?}");
+    // A client of a lost connection opens a fresh one, which may be lost as well.
+    assert!(count("that it had accepted") >= lost(&report, "new"), "{findings:#?}");
 }
