@@ -244,6 +244,7 @@ complete -c psflip -n "__fish_psflip_using_subcommand status" -l timeout -d 'Sto
 complete -c psflip -n "__fish_psflip_using_subcommand status" -l json -d 'Print the status as one JSON object (see docs/control.md); with --watch, one object per line'
 complete -c psflip -n "__fish_psflip_using_subcommand status" -l watch -d 'Keep running and show every change, until Ctrl-C'
 complete -c psflip -n "__fish_psflip_using_subcommand status" -l check -d 'Print one line, and exit with 1 unless a healthy child serves: for probes of containers'
+complete -c psflip -n "__fish_psflip_using_subcommand status" -l running-config -d 'Print the configuration file as the active generation read it, and nothing else'
 complete -c psflip -n "__fish_psflip_using_subcommand status" -s h -l help -d 'Print help'
 complete -c psflip -n "__fish_psflip_using_subcommand list" -l timeout -d 'How long the psflips may take to answer' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand list" -l json -d 'Print a JSON array: for each service its socket, and the status object of `psflip status --json`'

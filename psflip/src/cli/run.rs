@@ -115,13 +115,18 @@ pub(super) fn run(Args { source, anchor, watch }: &Args) -> ExitStatus {
             Source::File(path) => Some(FileStamp::look(path)),
             Source::Flags(_) => None,
         },
+        config_text: None,
+        env_files: Vec::new(),
         warnings: Vec::new(),
     };
     let prepared = prepare(source, &identity, hello.as_ref());
-    let prepared = prepared.and_then(|(plan, warnings)| Ok((watched(watch, &plan)?, plan, warnings)));
+    let prepared = prepared.and_then(|prepared| Ok((watched(watch, &prepared.plan)?, prepared)));
     let (changes, plan) = match prepared {
-        Ok((changes, plan, warnings)) => {
+        Ok((changes, Prepared { plan, warnings, text })) => {
             identity.warnings = warnings;
+            identity.config_text = text;
+            identity.env_files =
+                plan.env_sources.iter().map(|source| FileStamp::look(&source.path)).collect();
             (changes, plan)
         }
         Err(refusal) => {
@@ -191,12 +196,21 @@ fn log_choice(choice: Choice, anchor: Option<&AnchorLink>) {
     }
 }
 
-/// Finds everything that can be found before anything is started: the plan, and warnings of likely outages.
-fn prepare(
-    source: &Source,
-    identity: &Identity,
-    hello: Option<&Hello>,
-) -> Result<(Plan, Vec<String>), Refusal> {
+/// The longest text of a configuration that is kept for `psflip status --running-config`. It fits into what
+/// may wait for a client.
+const LONGEST_TEXT: usize = 64 << 10;
+
+/// What can be found before anything is started.
+struct Prepared {
+    plan: Plan,
+    /// Likely outages.
+    warnings: Vec<String>,
+    /// The text of the configuration.
+    text: Option<Box<str>>,
+}
+
+/// Finds everything that can be found before anything is started.
+fn prepare(source: &Source, identity: &Identity, hello: Option<&Hello>) -> Result<Prepared, Refusal> {
     let env = |name: &str| identity.origin.raw_variable(name);
     let Identity { generation, slot, .. } = *identity;
     let generation = Generation { number: generation, slot, started: SystemTime::now(), env: &env };
@@ -240,7 +254,8 @@ fn prepare(
         let next = Generation { number: generation.number + 1, slot: slot.other(), ..generation };
         likely_outages(&plan, &document, || document.plan(&next).ok())
     };
-    Ok((plan, warnings))
+    let text = Some(document.text()).filter(|text| text.len() <= LONGEST_TEXT).map(Into::into);
+    Ok(Prepared { plan, warnings, text })
 }
 
 /// A hint that the directory was removed in which psflip looks up relative paths: psflip never leaves its

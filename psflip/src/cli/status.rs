@@ -1,5 +1,6 @@
 //! `psflip status`: the state of a service, once or at every change, or as a picture.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,9 @@ pub(super) struct Status {
     /// Print one line, and exit with 1 unless a healthy child serves: for probes of containers
     #[arg(long, conflicts_with_all = ["json", "watch", "timeline"])]
     check: bool,
+    /// Print the configuration file as the active generation read it, and nothing else
+    #[arg(long, conflicts_with_all = ["json", "watch", "timeline", "check"])]
+    running_config: bool,
     /// How many recent upgrades to show; psflip keeps the last 16
     #[arg(long, value_name = "N", default_value_t = 5)]
     last: usize,
@@ -46,6 +50,7 @@ Examples:
   psflip status -c app.toml --json | jq -r .state
   psflip status -c app.toml --timeline upgrades.svg        # for a browser
   psflip status -c app.toml --check                        # HEALTHCHECK of Docker, probe of Kubernetes
+  psflip status -c app.toml --running-config | diff - app.toml
 
 Exit codes:
     0  psflip answered; with --check: a healthy child serves, also during an upgrade
@@ -67,15 +72,19 @@ impl Status {
     fn once(&self, screen: &mut Screen) -> Result<ExitStatus, Trouble> {
         let address = self.which.locate()?;
         let waiter = Waiter::new(Some(self.timeout))?;
+        let request = if self.running_config { ControlRequest::Config } else { ControlRequest::Status };
         for _ in 0..3 {
-            let mut connection = address
-                .request(ControlRequest::Status)
-                .map_err(|trouble| self.with_last_exit(&address, trouble, screen))?;
+            let mut connection =
+                address.request(request).map_err(|trouble| self.with_last_exit(&address, trouble, screen))?;
             match waiter.next(&mut connection, None)? {
                 Wakeup::Line(line, event) => match *event {
                     Event::Status { status } => {
                         self.show(screen, &line, &status)?;
                         return Ok(ExitStatus::Exited(self.code_for(status.state)));
+                    }
+                    Event::Config { text, .. } => {
+                        std::io::stdout().write_all(text.as_bytes()).map_err(|error| cant_print(&error))?;
+                        return Ok(ExitStatus::Exited(exit::OK));
                     }
                     Event::Refused { reason } | Event::Error { reason } => {
                         return Err(Trouble::new(format!("psflip refused the request: {reason}")));
@@ -216,6 +225,10 @@ impl Status {
             }
         }
     }
+}
+
+fn cant_print(error: &std::io::Error) -> Trouble {
+    Trouble { message: format!("can't write to standard output: {error}"), code: exit::FAILURE }
 }
 
 /// The status object as received, so that keys of later versions are kept.

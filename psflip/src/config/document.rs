@@ -85,6 +85,12 @@ impl Document {
         self.flags.is_empty().then_some(self.name.as_str())
     }
 
+    /// The text: of the file, or of the file that the flags stand for.
+    #[must_use]
+    pub fn text(&self) -> String {
+        if self.is_raw { raw::unmarked(&self.text) } else { self.text.clone() }
+    }
+
     /// The text of a configuration that consists of flags.
     #[must_use]
     pub fn text_of_flags(&self) -> Option<String> {

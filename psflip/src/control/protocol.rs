@@ -34,6 +34,8 @@ pub enum ControlRequest {
     /// The status now and after every change. Answered by [`Event::Status`] each time, and
     /// possibly by a final [`Event::Moved`].
     Watch,
+    /// The configuration file as the active generation read it, answered by one [`Event::Config`].
+    Config,
     /// An upgrade (contract U1 to U8). Answered by [`Event::Accepted`] and the events of the upgrade.
     Upgrade {
         /// End a bake first, if there is one (contract B6).
@@ -105,6 +107,13 @@ pub enum Event {
     Status {
         /// All of it.
         status: Box<Status>,
+    },
+    /// The configuration file as the active generation read it.
+    Config {
+        /// That generation.
+        generation: u64,
+        /// Its text; of a configuration that consists of flags, the file that it stands for.
+        text: String,
     },
     /// The request was accepted; the events of this upgrade follow.
     Accepted {
@@ -338,6 +347,9 @@ pub struct Status {
     pub config: Option<Source>,
     /// psflip's own executable.
     pub program: Option<Source>,
+    /// What the child was started from. `None`: psflip is of a version that does not report it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub files: Option<Vec<Source>>,
     /// The pidfile.
     pub pidfile: Option<String>,
     /// The control socket.
@@ -402,7 +414,8 @@ pub enum ServiceState {
 pub struct Source {
     /// Its path.
     pub path: String,
-    /// Whether the file at that path is another one by now, or gone.
+    /// Whether the file at that path is another one by now, or gone; of [`Status::files`] also whether a
+    /// symlink leads elsewhere.
     pub changed: bool,
 }
 

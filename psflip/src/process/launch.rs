@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::AccessFlags;
 
+use crate::control::protocol::Source;
 use crate::process::environment::{set_variable, variable};
 use crate::process::invocation::FileStamp;
 use crate::signal::Signal;
@@ -379,6 +380,28 @@ impl Place {
     #[must_use]
     pub fn workdir(&self) -> Option<&Path> {
         self.workdir.as_deref()
+    }
+
+    /// For operators: the working directory, the program, and the files of code and configuration among the
+    /// arguments, each with whether this command leads to another one by now.
+    pub(crate) fn sources(
+        &self,
+        argv: impl IntoIterator<Item: AsRef<OsStr>>,
+        envp: &[CString],
+        workdir: Option<&Path>,
+    ) -> Vec<Source> {
+        let now = Self::of(argv, envp, workdir);
+        let is_elsewhere = now.as_ref().is_none_or(|now| now.program != self.program);
+        let files = self.files.iter().enumerate().map(|(index, (stamp, directory))| {
+            let source = stamp.source();
+            let has_moved = if index == 0 { is_elsewhere } else { directory_of(stamp.path()) != *directory };
+            Source { changed: source.changed || has_moved, ..source }
+        });
+        let workdir = self.workdir.as_ref().map(|workdir| Source {
+            path: crate::text::lossy(workdir),
+            changed: now.is_none_or(|now| now.workdir.as_ref() != Some(workdir)),
+        });
+        workdir.into_iter().chain(files).collect()
     }
 
     /// The files that are no longer what they were.

@@ -93,6 +93,10 @@ pub struct Identity {
     pub begun: Begun,
     /// Its configuration file.
     pub config: Option<FileStamp>,
+    /// The text of its configuration, if it is not too long to keep.
+    pub config_text: Option<Box<str>>,
+    /// The files and directories of `env_file` and `env_dir`.
+    pub env_files: Vec<FileStamp>,
     /// Probable mistakes in the configuration that would likely cause an outage, one line each. Empty if the
     /// service already ran with this configuration.
     pub warnings: Vec<String>,

@@ -68,6 +68,9 @@ pub(in crate::cli) fn status(status: &Status, most: usize, view: &View) -> Strin
             out += &source_row(label, source, what, view);
         }
     }
+    for source in status.files.iter().flatten().filter(|source| source.changed) {
+        out += &source_row("file", source, "changed since the child was started", view);
+    }
     for (label, path) in [("pidfile", &status.pidfile), ("control", &status.control)] {
         if let Some(path) = path {
             out += &view.row(label, &clean(path), None);

@@ -108,6 +108,10 @@ fn busy() -> Status {
         health: "http".to_owned(),
         config: Some(Source { path: "/etc/psflip/app.toml".to_owned(), changed: true }),
         program: Some(Source { path: "/usr/bin/psflip".to_owned(), changed: false }),
+        files: Some(vec![
+            Source { path: "/srv/app/releases/1".to_owned(), changed: true },
+            Source { path: "/srv/app/releases/1/server".to_owned(), changed: false },
+        ]),
         pidfile: Some("/run/app/app.pid".to_owned()),
         control: Some("/run/app/app.pid.sock".to_owned()),
         listeners: vec![Listener { address: "tcp://0.0.0.0:8080".to_owned(), name: "web".to_owned() }],

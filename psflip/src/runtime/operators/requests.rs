@@ -16,6 +16,8 @@ use crate::text;
 const NOTHING_TO_KEEP: &str = "no generation bakes: there is nothing to keep";
 /// Why `psflip rollback` is refused.
 const NOTHING_TO_ROLL_BACK: &str = "no generation bakes: there is nothing to roll back; to go back, deploy the old version and upgrade to it";
+/// Why the configuration is not shown.
+const TOO_LONG: &str = "the configuration has more than 64 KiB, so psflip did not keep its text";
 /// Why there is nothing to hold.
 const NO_PROXY: &str = "this generation has no `[[proxy]]`, so clients connect to the child itself";
 
@@ -40,6 +42,14 @@ impl Runtime {
             ControlRequest::Status => {
                 let status = ControlEvent::Status { status: Box::new(self.status_report()) };
                 self.operators.control.answer(client, &status, AfterReply::Close);
+            }
+            ControlRequest::Config => {
+                let text = self.identity.config_text.as_deref().map(str::to_owned);
+                let answer = match text {
+                    Some(text) => ControlEvent::Config { generation: self.identity.generation, text },
+                    None => ControlEvent::Refused { reason: TOO_LONG.to_owned() },
+                };
+                self.operators.control.answer(client, &answer, AfterReply::Close);
             }
             ControlRequest::Watch => {
                 let status = ControlEvent::Status { status: Box::new(self.status_report()) };

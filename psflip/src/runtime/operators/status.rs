@@ -82,6 +82,15 @@ impl Runtime {
         proxies.collect()
     }
 
+    /// What the child was started from.
+    fn files(&self) -> Vec<protocol::Source> {
+        let Self { plan, identity, child, .. } = self;
+        let place = child.place.as_ref();
+        let of_command = place.map(|place| place.sources(plan.argv(), &child.envp, plan.workdir.as_deref()));
+        let of_env = identity.env_files.iter().map(FileStamp::source);
+        of_command.unwrap_or_default().into_iter().chain(of_env).collect()
+    }
+
     /// The status report.
     pub(super) fn status_report(&self) -> Status {
         let Self { plan, identity, operators, machine, .. } = self;
@@ -109,6 +118,7 @@ impl Runtime {
             health: kind(&plan.health).to_owned(),
             config: identity.config.as_ref().map(FileStamp::source),
             program: identity.origin.source(),
+            files: Some(self.files()),
             pidfile: plan.pidfile.as_deref().map(absolute),
             control: control.as_deref().map(absolute),
             listeners: plan

@@ -1,7 +1,7 @@
 //! Requests and their answers: status, upgrade, stop.
 
 use serde_json::json;
-use testkit::{Sandbox, Signal, Stream};
+use testkit::{Psflip, Sandbox, Signal, Stream, psflip_bin};
 
 use super::{UNTIL_FILE, ask, names, status, upgrade_that_waits};
 use crate::service::{AT_ONCE, configure, kill, psflip, stop};
@@ -38,6 +38,75 @@ fn the_status_reports_the_active_generation_and_its_start_time() {
     // The file has changed since this generation read it.
     configure(&sandbox, &["signal-logger"], AT_ONCE);
     assert_eq!(super::status(&psflip)["config"]["changed"], true);
+    stop(&psflip);
+}
+
+/// The files of the status, each with whether it has changed.
+fn files(psflip: &Psflip) -> Vec<(String, bool)> {
+    let status = status(psflip);
+    let files = status["files"].as_array().expect("a list").iter();
+    files.map(|file| (file["path"].as_str().unwrap().to_owned(), file["changed"] == true)).collect()
+}
+
+#[test]
+fn the_status_names_the_files_that_differ_from_what_the_child_was_started_from() {
+    let sandbox = Sandbox::new();
+    let release = |name: &str| {
+        sandbox.write(format!("releases/{name}/run.sh"), "exec sleep 1000\n");
+        let new = sandbox.path("current.new");
+        std::os::unix::fs::symlink(format!("releases/{name}"), &new).unwrap();
+        std::fs::rename(new, sandbox.path("current")).unwrap();
+    };
+    release("1");
+    sandbox.write("app.env", "A=1\n");
+    let run = sandbox.path("current/run.sh").display().to_string();
+    let config = format!("workdir = \"current\"\nenv_file = \"app.env\"\n{AT_ONCE}");
+    let psflip = sandbox.psflip().cmd(["/bin/sh", &run]).config(config).start().wait_ready();
+    let path = |name: &str| std::fs::canonicalize(sandbox.dir()).unwrap().join(name).display().to_string();
+    let paths = [
+        path("releases/1"),
+        "/bin/sh".to_owned(),
+        run.clone(),
+        sandbox.path("app.env").display().to_string(),
+    ];
+    let with = |changed: [bool; 4]| paths.iter().cloned().zip(changed).collect::<Vec<_>>();
+    let is_as = |changed| {
+        let mut found = files(&psflip);
+        found[1].0 = "/bin/sh".to_owned(); // `/bin` may be a symlink
+        assert_eq!(found, with(changed), "{}", sandbox.report());
+    };
+    is_as([false; 4]);
+    sandbox.write("app.env", "A=2\n");
+    is_as([false, false, false, true]);
+    release("2");
+    is_as([true, false, true, true]);
+    psflip.flip();
+    let found = files(&psflip);
+    assert!(found[0].0 == path("releases/2") && found.iter().all(|file| !file.1), "{found:?}");
+    stop(&psflip);
+}
+
+#[test]
+fn the_configuration_of_the_active_generation_is_known() {
+    let sandbox = Sandbox::new();
+    let psflip = psflip(&sandbox, &["signal-logger"], AT_ONCE).start().wait_ready();
+    let read = sandbox.read("psflip.toml");
+    configure(&sandbox, &["signal-logger", "--exit-on=TERM"], AT_ONCE);
+    let answer = ask(&psflip, "config").rest();
+    assert_eq!(answer, [json!({"event": "config", "generation": 1, "text": read})]);
+    let status =
+        sandbox.command([psflip_bin()]).args(["status", "-c", "psflip.toml", "--running-config"]).start();
+    assert!(status.wait_exit().success(), "{}", status.stderr());
+    status.output().wait_closed();
+    assert_eq!(status.stdout(), read);
+    psflip.flip();
+    assert_eq!(ask(&psflip, "config").rest()[0]["text"], sandbox.read("psflip.toml"));
+
+    // psflip keeps no text that would not fit into what may wait for a client.
+    let long = format!("# {}\n{}", "x".repeat(70 << 10), sandbox.read("psflip.toml"));
+    sandbox.write("psflip.toml", long);
+    psflip.flip();
+    assert_eq!(names(&ask(&psflip, "config").rest()), ["refused"]);
     stop(&psflip);
 }
 
