@@ -58,6 +58,8 @@ const PAGES: &[(&str, &[(&str, &str)])] = &[
         "Operate",
         &[
             ("Deploying safely", "docs/deploying.md"),
+            ("Upgrading many hosts", "docs/fleet.md"),
+            ("Ansible collection", "dist/ansible_collections/psflip/service/README.md"),
             ("Rehearsing upgrades", "docs/rehearse.md"),
             ("The field, side by side", "docs/field.md"),
             ("Testing your app's upgrades", "docs/testing-your-app.md"),

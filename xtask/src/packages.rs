@@ -54,6 +54,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
         &["python3-venv"],
     ),
     ("tests of teams that write Python and shell scripts", &["python3-pytest", "bats"]),
+    ("hosts that a playbook upgrades", &["ansible-core", "openssh-server", "openssh-client", "iproute2"]),
     ("booted by the tests in namespaces of their own", &["systemd"]),
 ];
 
