@@ -14,14 +14,15 @@ use crate::guard::Guard;
 use crate::runner::{self, Scope};
 use crate::step::{self, Steps};
 use crate::{
-    Error, Outcome, book, contract, crates, dist, docs, kubernetes, lint, outside, packages, repo, systemd,
+    Error, Outcome, ansible, book, contract, crates, dist, docs, kubernetes, lint, outside, packages, repo,
+    systemd,
 };
 
 pub(crate) const USAGE: &str = "\
 cargo xtask ci [--fast]
 
 As root it first installs the Debian packages that the tests use, and traefik and a newer gunicorn from PyPI into target/programs; as another
-user it prints which packages are missing. Then formatting, house rules, contract, clippy, build, documentation, the Kubernetes manifest, the Debian
+user it prints which packages are missing. Then formatting, house rules, contract, clippy, build, documentation, the Kubernetes manifest, ansible-lint, the Debian
 package, a minute of chaos, then all tests.
 When a check fails the others still run, but not the tests.
 
@@ -79,6 +80,7 @@ pub(crate) fn run(mut args: Args) -> Outcome {
         steps.step("kubernetes", kubernetes::check);
         steps.step("doctests", || step::run(&mut cargo("test --workspace --doc --quiet")));
         steps.step("crates", crates::check);
+        steps.step("ansible-lint", ansible::lint);
         steps.step("outside", outside::test);
         match dist::missing() {
             None => steps.step("dist", || dist::make(&dist::Plan { check: true, ..dist::Plan::default() })),

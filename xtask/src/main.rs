@@ -3,6 +3,7 @@
 //! This file parses and dispatches; each task has a file or folder of its own.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a task talks to the person who started it")]
 
+mod ansible;
 mod args;
 mod bench;
 mod binaries;
@@ -135,6 +136,12 @@ const TASKS: &[Task] = &[
         summary: "check the crates that would be published; nothing is uploaded",
         usage: crates::USAGE,
         run: crates::run,
+    },
+    Task {
+        name: "ansible",
+        summary: "check the Ansible collection by ansible-lint and Ansible's sanity tests",
+        usage: ansible::USAGE,
+        run: ansible::run,
     },
     Task {
         name: "field",

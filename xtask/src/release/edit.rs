@@ -103,6 +103,12 @@ pub(super) fn python(text: &str, release: &Release) -> Result<String, Error> {
     replaced(text, &line(&release.old)?, &line(&release.new)?, "testkit/python/pytest_psflip/__init__.py")
 }
 
+/// The Ansible collection's version.
+pub(super) fn ansible(text: &str, release: &Release) -> Result<String, Error> {
+    let line = |version: &Version| format!("\nversion: {version}\n");
+    replaced(text, &line(&release.old), &line(&release.new), "galaxy.yml")
+}
+
 fn pep440(version: &Version) -> Result<String, Error> {
     let plain = format!("{}.{}.{}", version.major, version.minor, version.patch);
     if version.build.is_empty() && version.pre.is_empty() {

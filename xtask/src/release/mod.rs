@@ -20,7 +20,7 @@ cargo xtask release VERSION [--dry-run] [--no-build] [--commit]
 
 Prepares a release of the last commit, which should have passed `cargo xtask ci`:
   1. refuses a tree with changes, a version that is not newer than that of Cargo.toml, and an empty section Unreleased
-  2. sets the version in Cargo.toml, both Cargo.lock, the manual pages, the pytest plugin and Debian's changelog, and gives the
+  2. sets the version in Cargo.toml, both Cargo.lock, the manual pages, the pytest plugin, the Ansible collection and Debian's changelog, and gives the
      section Unreleased of CHANGELOG.md version and date
   3. checks: house rules, contract, generated files, the crates as they would be published
   4. builds and checks all files of the release in target/dist, with notes for its page in RELEASE_NOTES.md
@@ -36,6 +36,7 @@ const LOCKS: [&str; 2] = ["Cargo.lock", "examples/testkit/axum-app/Cargo.lock"];
 const CHANGELOG: &str = "CHANGELOG.md";
 const DEBIAN: &str = "dist/debian/changelog";
 const PYTHON: &str = "testkit/python/pytest_psflip/__init__.py";
+const ANSIBLE: &str = "dist/ansible_collections/psflip/service/galaxy.yml";
 
 pub(crate) fn run(mut args: Args) -> Outcome {
     let (is_dry, no_build, commits) = (args.flag("dry-run"), args.flag("no-build"), args.flag("commit"));
@@ -119,6 +120,7 @@ fn edits(release: &Release) -> Result<Vec<Edit>, Error> {
     texts.insert(CHANGELOG.to_owned(), edit::changelog(&read(CHANGELOG)?, release)?);
     texts.insert(DEBIAN.to_owned(), edit::debian(&read(DEBIAN)?, release));
     texts.insert(PYTHON.to_owned(), edit::python(&read(PYTHON)?, release)?);
+    texts.insert(ANSIBLE.to_owned(), edit::ansible(&read(ANSIBLE)?, release)?);
     let packages = edit::own_packages(&read(LOCKS[0])?, release);
     for name in LOCKS {
         texts.insert(name.to_owned(), edit::lock(&read(name)?, &packages, release));
