@@ -185,7 +185,10 @@ fn releases_are_rolled_out_over_five_hosts_behind_haproxy() {
     let (succeeded, output) = rollout.wait();
     assert!(!succeeded, "{output}");
     let (_, output) = fleet.shown("3", output);
-    assert!(output.contains(": h2 has lost the new version: the health check failed"), "{output}");
+    // How soon that is noticed depends on how busy this host is: before the next host, or at the end.
+    for part in [": h2 has lost the new version", "the health check failed in the bake"] {
+        assert!(output.contains(part), "`{part}` is missing in {output}");
+    }
     fleet.assert_serve(&[(2, "2"); HOSTS]);
     let last = |host: &Host| host.status()["history"].as_array().and_then(|all| all.last().cloned());
     for host in &fleet.hosts[..2] {

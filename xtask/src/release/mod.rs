@@ -20,8 +20,8 @@ cargo xtask release VERSION [--dry-run] [--no-build] [--commit]
 
 Prepares a release of the last commit, which should have passed `cargo xtask ci`:
   1. refuses a tree with changes, a version that is not newer than that of Cargo.toml, and an empty section Unreleased
-  2. sets the version in Cargo.toml, both Cargo.lock, the manual pages, the pytest plugin, the Ansible collection and Debian's changelog, and gives the
-     section Unreleased of CHANGELOG.md version and date
+  2. sets the version in Cargo.toml, both Cargo.lock, the manual pages, the pytest plugin, the Ansible collection and Debian's
+     changelog, and gives the section Unreleased of CHANGELOG.md version and date
   3. checks: house rules, contract, generated files, the crates as they would be published
   4. builds and checks all files of the release in target/dist, with notes for its page in RELEASE_NOTES.md
 Nothing is uploaded. If a step fails, the files are as they were before.
