@@ -8,12 +8,22 @@ use super::tree::{Tree, ZSH_OF_DEBIAN};
 use super::{Programs, TestPrograms};
 use crate::{Error, Outcome, repo, step};
 
+/// How a release is compressed: this takes seconds.
+pub(super) const SMALL: &str = "-Zxz";
+/// How a package for a test is compressed: not at all.
+pub(super) const FAST: &str = "-Znone";
+
 /// Makes the package psflip of this version in `directory`; returns its path.
-pub(super) fn psflip(programs: &Programs, version: &str, directory: &Path) -> Result<PathBuf, Error> {
+pub(super) fn psflip(
+    programs: &Programs,
+    version: &str,
+    compression: &str,
+    directory: &Path,
+) -> Result<PathBuf, Error> {
     let tree = Tree::new(directory.join("tree"))?;
     tree.fill("usr/", ZSH_OF_DEBIAN, programs)?;
     fs::create_dir_all(tree.folder.join("etc/psflip"))?;
-    pack(tree, "psflip", version, directory)
+    pack(tree, "psflip", version, compression, directory)
 }
 
 /// Makes the package psflip-testkit in `directory`; returns its path.
@@ -30,11 +40,17 @@ pub(super) fn testkit(programs: &TestPrograms, version: &str, directory: &Path) 
         tree.compress(&page)?;
     }
     tree.install(&repo::root().join("fixtures/README.md"), "usr/share/doc/psflip-testkit/README.md")?;
-    pack(tree, "psflip-testkit", version, directory)
+    pack(tree, "psflip-testkit", version, SMALL, directory)
 }
 
 /// Adds what every package has, and packs the tree.
-fn pack(tree: Tree, name: &str, version: &str, directory: &Path) -> Result<PathBuf, Error> {
+fn pack(
+    tree: Tree,
+    name: &str,
+    version: &str,
+    compression: &str,
+    directory: &Path,
+) -> Result<PathBuf, Error> {
     let sources = repo::root().join("dist/debian");
     let doc = format!("usr/share/doc/{name}");
     let changelog = fs::read_to_string(sources.join("changelog"))?;
@@ -54,14 +70,14 @@ fn pack(tree: Tree, name: &str, version: &str, directory: &Path) -> Result<PathB
     tree.write("DEBIAN/md5sums", &sums)?;
     tree.set_modes()?;
     let package = directory.join(format!("{name}_{version}_{architecture}.deb"));
-    build(&tree, &package)?;
+    build(&tree, compression, &package)?;
     tree.remove()?;
     Ok(package)
 }
 
-fn build(tree: &Tree, package: &Path) -> Outcome {
+fn build(tree: &Tree, compression: &str, package: &Path) -> Outcome {
     let mut dpkg = Command::new("dpkg-deb");
-    dpkg.args(["--root-owner-group", "--uniform-compression", "-Zxz", "--build"]);
+    dpkg.args(["--root-owner-group", "--uniform-compression", compression, "--build"]);
     step::output(dpkg.args([&tree.folder, package]).env("SOURCE_DATE_EPOCH", super::date()?)).map(drop)
 }
 

@@ -117,7 +117,7 @@ fn earlier(made: &Made, sandbox: &Sandbox) -> Result<PathBuf, Error> {
     if said.trim() != format!("psflip {zeros}") {
         return Err(format!("an earlier psflip could not be made: it calls itself `{}`", said.trim()).into());
     }
-    deb::psflip(&programs, &zeros, &sandbox.path("earlier"))
+    deb::psflip(&programs, &zeros, deb::FAST, &sandbox.path("earlier"))
 }
 
 /// The content with each `from` replaced by `to`, which is as long.

@@ -51,7 +51,7 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     if docs {
         docs::make(true)?;
     }
-    make(&Plan { binary, before, check, tests: true })
+    make(&Plan { binary, before, check, all: true })
 }
 
 /// What to make.
@@ -63,8 +63,9 @@ pub(crate) struct Plan {
     pub(crate) before: Option<PathBuf>,
     /// Whether to check the files.
     pub(crate) check: bool,
-    /// Whether to make the package of the programs for tests as well: one more build.
-    pub(crate) tests: bool,
+    /// Whether to take the time for everything: the package of the programs for tests, which needs two more builds,
+    /// every package made twice, and the bills of materials validated.
+    pub(crate) all: bool,
 }
 
 /// The programs of a release.
@@ -93,9 +94,9 @@ pub(crate) fn make(plan: &Plan) -> Outcome {
         rehearse: keep(binaries::build_rehearse()?)?,
     };
     let tarball = tarball::make(&programs, &version, &directory)?;
-    let package = deb::psflip(&programs, &version, &directory)?;
+    let package = deb::psflip(&programs, &version, deb::SMALL, &directory)?;
     let mut packages = vec![package.clone()];
-    if plan.tests {
+    if plan.all {
         let programs = TestPrograms {
             fixture: keep(binaries::build_fixture()?)?,
             launch: keep(binaries::build_launch()?)?,
