@@ -49,8 +49,9 @@ fn release() -> String {
     unsafe { libc::uname(name.as_mut_ptr()) };
     // SAFETY: zeroed is a valid utsname, and the kernel writes C strings.
     let name = unsafe { name.assume_init() };
+    // Its bytes are i8 on x86_64, u8 on aarch64.
     let bytes: Vec<u8> =
-        name.release.iter().map(|byte| byte.cast_unsigned()).take_while(|byte| *byte != 0).collect();
+        name.release.iter().flat_map(|byte| byte.to_ne_bytes()).take_while(|byte| *byte != 0).collect();
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
