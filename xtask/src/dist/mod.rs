@@ -84,22 +84,22 @@ struct TestPrograms {
 pub(crate) fn make(plan: &Plan) -> Outcome {
     let directory = empty(repo::target_dir()?.join("dist"))?;
     let version = version()?;
-    let keep = |program: PathBuf| -> Result<PathBuf, Error> {
-        let kept = directory.join(program.file_name().unwrap_or_default());
+    let keep = |program: PathBuf, name: &str| -> Result<PathBuf, Error> {
+        let kept = directory.join(name);
         fs::copy(program, &kept)?;
         Ok(kept)
     };
     let programs = Programs {
-        psflip: keep(plan.binary.clone().map_or_else(binaries::build_static, Ok)?)?,
-        rehearse: keep(binaries::build_rehearse()?)?,
+        psflip: keep(plan.binary.clone().map_or_else(binaries::build_static, Ok)?, "psflip")?,
+        rehearse: keep(binaries::build_rehearse()?, "psflip-rehearse")?,
     };
     let tarball = tarball::make(&programs, &version, &directory)?;
     let package = deb::psflip(&programs, &version, deb::SMALL, &directory)?;
     let mut packages = vec![package.clone()];
     if plan.all {
         let programs = TestPrograms {
-            fixture: keep(binaries::build_fixture()?)?,
-            launch: keep(binaries::build_launch()?)?,
+            fixture: keep(binaries::build_fixture()?, "psflip-fixture")?,
+            launch: keep(binaries::build_launch()?, "testkit-launch")?,
         };
         packages.push(deb::testkit(&programs, &version, &directory)?);
     }
