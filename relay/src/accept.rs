@@ -14,6 +14,7 @@ use tokio::task::spawn_local;
 
 use crate::pause::pause;
 use crate::proxied::{Control, Proxied};
+use crate::relay::Orders;
 use crate::serve::serve;
 use crate::socket::{Socket, Stream};
 
@@ -51,7 +52,12 @@ impl Listener {
 
 /// Accepts on one socket whenever this relay is to accept. Closes it once another generation does: if that one
 /// does not have the socket, clients are refused instead of waiting in a queue that nobody reads.
-pub(crate) async fn accept(fd: OwnedFd, proxied: Rc<Proxied>, mut control: watch::Receiver<Control>) {
+pub(crate) async fn accept(
+    fd: OwnedFd,
+    proxied: Rc<Proxied>,
+    mut control: watch::Receiver<Control>,
+    orders: Rc<Orders>,
+) {
     let mut reporter = Reporter::default();
     let mut opened = None;
     loop {
@@ -83,6 +89,9 @@ pub(crate) async fn accept(fd: OwnedFd, proxied: Rc<Proxied>, mut control: watch
             _ = control.changed() => {}
             accepted = listener.accept() => match accepted {
                 Ok(socket) => {
+                    // The client may have connected after the promotion of another generation, of which this
+                    // relay has not read yet: it belongs to that one (contract T3).
+                    orders.obeyed().await;
                     let stream = Stream { socket, first: bytes::Bytes::new() };
                     spawn_local(serve(stream, None, Rc::clone(&proxied)));
                 }
@@ -150,5 +159,82 @@ impl Reporter {
             tracing::warn!(listen = proxied.proxy.listen, %error, open, "can't accept connections for a moment");
             self.last = Some(std::time::Instant::now());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpStream;
+    use std::os::fd::AsFd;
+
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use tokio::sync::Notify;
+    use tokio::task::{LocalSet, yield_now};
+
+    use crate::descriptors::Descriptors;
+    use crate::link::Link;
+    use crate::message::{Forward, Forwarded, Protocol, Proxy};
+    use crate::successor::Successor;
+
+    fn is_readable(fd: &impl AsFd) -> bool {
+        poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(1)
+    }
+
+    #[test]
+    fn a_client_that_connects_after_the_order_to_leave_is_the_successors() {
+        // Contract: T3
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, async {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let child = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let proxy = Proxy {
+                listen: "the proxy".to_owned(),
+                sockets: 1,
+                forward: Forward::Tcp(child.local_addr().unwrap()),
+                protocol: Protocol::Tcp,
+                send_proxy_protocol: None,
+                accept_proxy_protocol: false,
+                forwarded: Forwarded::Off,
+                pool: 0,
+            };
+            let accepts = Control { is_active: true, ..Control::default() };
+            let (sender, control) = watch::channel(accepts);
+            let (psflip, ours) = Link::pair().unwrap();
+            let orders = Rc::new(Orders::new(Link::new(ours).unwrap()));
+            let proxied = Rc::new(Proxied::new(
+                proxy,
+                control.clone(),
+                Rc::new(Descriptors::new(1)),
+                Rc::new(Notify::new()),
+            ));
+            let socket = listener.try_clone().unwrap().into();
+            spawn_local(accept(socket, Rc::clone(&proxied), control, Rc::clone(&orders)));
+
+            // The order waits in the relay's queue when the client is accepted.
+            Link::new(psflip).unwrap().send(b"leave", &[]).await.unwrap();
+            let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let accepted = async {
+                while is_readable(&listener) {
+                    yield_now().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(30), accepted).await.expect("the client is accepted");
+            for _ in 0..10 {
+                yield_now().await; // whoever can serve it now does
+            }
+            assert!(orders.link().receive().await.unwrap().is_some());
+            let (to_successor, successors) = Link::pair().unwrap();
+            sender.send_modify(|control| {
+                (control.leaves, control.departure) = (true, 1);
+                control.successor = Some(Rc::new(Successor::new(Link::new(to_successor).unwrap())));
+            });
+            orders.are_obeyed();
+            let successors = Link::new(successors).unwrap();
+            let passed_on = tokio::time::timeout(Duration::from_secs(30), successors.receive());
+            let passed_on = passed_on.await.expect("the client is passed on").unwrap().unwrap();
+            assert_eq!(passed_on.fds.len(), 1);
+            assert!(!is_readable(&child), "the old child got the client");
+        });
     }
 }

@@ -10,7 +10,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, Shutdown, SocketFlags, SocketType, recvmsg, sendmsg, shutdown,
+    SendAncillaryMessage, SendFlags, Shutdown, SocketFlags, SocketType, recv, recvmsg, sendmsg, shutdown,
     socketpair,
 };
 use tokio::io::Interest;
@@ -99,6 +99,12 @@ impl Link {
                 other => return other,
             }
         }
+    }
+
+    /// Whether a packet has come that is not received yet.
+    pub(crate) fn has_packet(&self) -> bool {
+        let peeked = recv(self.socket.as_fd(), &mut [0_u8], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        peeked.is_ok_and(|(length, _)| length > 0) // no packet is empty: 0 is the end
     }
 
     /// From now on sending fails at the other side; what it has sent can still be received.

@@ -39,11 +39,12 @@ pub fn run(link: OwnedFd) -> io::Result<()> {
 }
 
 async fn live(link: OwnedFd) -> io::Result<()> {
-    let link = Link::new(link)?;
+    let orders = Rc::new(Orders::new(Link::new(link)?));
+    let link = orders.link();
     let (control, listening) = watch::channel(Control::default());
     let Some(packet) = link.receive().await? else { return Ok(()) };
-    let all = start(packet, &listening)?;
-    report(&link, &Report::Ready).await?;
+    let all = start(packet, &listening, &orders)?;
+    report(link, &Report::Ready).await?;
     let (mut waited_for, mut overdue) = (None, None);
     let mut pauses = None;
     let under_way = || Some(all.iter().map(|proxied| proxied.tally.under_way.get()).sum::<u64>());
@@ -55,14 +56,14 @@ async fn live(link: OwnedFd) -> io::Result<()> {
                 let passed_on = all.iter().map(|proxied| proxied.tally.passed_on.get()).sum();
                 // Closes the link: nothing more comes from here.
                 control.send_modify(|control| control.successor = None);
-                if let Err(error) = report(&link, &Report::Drained { passed_on, waited_for }).await {
+                if let Err(error) = report(link, &Report::Drained { passed_on, waited_for }).await {
                     tracing::warn!(%error, "can't report to psflip");
                 }
                 continue;
             }
             () = nothing_under_way(&all), if pauses.is_some() => {
                 let waited_for = pauses.take().unwrap_or_default();
-                if let Err(error) = report(&link, &Report::Drained { passed_on: 0, waited_for }).await {
+                if let Err(error) = report(link, &Report::Drained { passed_on: 0, waited_for }).await {
                     tracing::warn!(%error, "can't report to psflip");
                 }
                 continue;
@@ -150,6 +151,40 @@ async fn live(link: OwnedFd) -> io::Result<()> {
             }
             proxied.changed.notify_one();
         }
+        orders.are_obeyed();
+    }
+}
+
+/// psflip's orders, for the tasks that accept.
+#[derive(Debug)]
+pub(crate) struct Orders {
+    link: Link,
+    obeyed: Notify,
+}
+
+impl Orders {
+    pub(crate) fn new(link: Link) -> Self {
+        Self { link, obeyed: Notify::new() }
+    }
+
+    pub(crate) fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// Those that were received are obeyed.
+    pub(crate) fn are_obeyed(&self) {
+        self.obeyed.notify_waiters();
+    }
+
+    /// Waits until this relay has obeyed every order that was sent before this call.
+    pub(crate) async fn obeyed(&self) {
+        loop {
+            let obeyed = self.obeyed.notified();
+            if !self.link.has_packet() {
+                return;
+            }
+            obeyed.await;
+        }
     }
 }
 
@@ -165,7 +200,11 @@ fn linked(fd: OwnedFd) -> Option<Link> {
 }
 
 /// Obeys the first order.
-fn start(packet: Packet, control: &watch::Receiver<Control>) -> io::Result<Rc<[Rc<Proxied>]>> {
+fn start(
+    packet: Packet,
+    control: &watch::Receiver<Control>,
+    orders: &Rc<Orders>,
+) -> io::Result<Rc<[Rc<Proxied>]>> {
     let invalid = || io::Error::from(io::ErrorKind::InvalidData);
     let Order::Start { proxies } = serde_json::from_slice(&packet.bytes)? else { return Err(invalid()) };
     let mut fds = packet.fds.into_iter();
@@ -177,7 +216,7 @@ fn start(packet: Packet, control: &watch::Receiver<Control>) -> io::Result<Rc<[R
             Rc::new(Proxied::new(proxy, control.clone(), Rc::clone(&descriptors), Rc::clone(&changed)));
         for _ in 0..proxied.proxy.sockets {
             let listener = fds.next().ok_or_else(invalid)?;
-            spawn_local(accept::accept(listener, Rc::clone(&proxied), control.clone()));
+            spawn_local(accept::accept(listener, Rc::clone(&proxied), control.clone(), Rc::clone(orders)));
         }
         all.push(proxied);
     }

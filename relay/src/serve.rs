@@ -62,17 +62,15 @@ async fn serve_open(
 }
 
 async fn serve_tcp(mut client: Stream, named: Option<Addresses>, proxied: &Rc<Proxied>) {
-    if proxied.control.borrow().parks() {
-        // It was accepted just before the child began to give way.
-        if proxied.parked(&client.socket).await.is_err() {
-            return;
-        }
-        let successor = proxied.control.borrow().successor.clone();
-        if let Some(successor) = successor {
-            match Box::pin(successor.pass_on(&proxied.proxy.listen, client, named.as_ref())).await {
-                Ok(()) => return add(&proxied.tally.passed_on, 1),
-                Err(back) => client = back,
-            }
+    // It was accepted just before the child began to give way, or before another generation's promotion.
+    if proxied.control.borrow().parks() && proxied.parked(&client.socket).await.is_err() {
+        return;
+    }
+    let successor = proxied.control.borrow().successor.clone();
+    if let Some(successor) = successor {
+        match Box::pin(successor.pass_on(&proxied.proxy.listen, client, named.as_ref())).await {
+            Ok(()) => return add(&proxied.tally.passed_on, 1),
+            Err(back) => client = back,
         }
     }
     let _under_way = Counted::new(proxied, |tally| &tally.under_way);

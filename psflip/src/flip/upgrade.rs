@@ -72,8 +72,12 @@ pub(super) fn upgrading(
                 Disarm(Timer::Ending),
                 Disarm(Timer::Drain),
                 Disarm(Timer::Grace),
-                Report(Notice::Superseded),
             ];
+            if matches!(child, Child::Runs | Child::GaveWay(_)) {
+                // Before the report: a client that connects after it reaches the new generation (contract T3).
+                effects.extend([Arm(Timer::Drain), Effect::Relay(RelayOrder::Leave)]);
+            }
+            effects.push(Report(Notice::Superseded));
             match child {
                 Child::Runs => {
                     let stops = stopping != Stopping::No;
@@ -82,7 +86,6 @@ pub(super) fn upgrading(
                         outcome,
                         old_generation: OldGeneration::Gone,
                     };
-                    effects.extend([Arm(Timer::Drain), Effect::Relay(RelayOrder::Leave)]);
                 }
                 Child::Exited(_) => effects.extend(stop_orphans(state, outcome, OldGeneration::Gone)),
                 // The clients that waited go to the successor.
@@ -92,7 +95,6 @@ pub(super) fn upgrading(
                         outcome,
                         old_generation: OldGeneration::Gone,
                     };
-                    effects.extend([Arm(Timer::Drain), Effect::Relay(RelayOrder::Leave)]);
                 }
                 Child::Gone(_) => effects.extend(tree_is_over(state, outcome, OldGeneration::Gone)),
             }
