@@ -317,7 +317,7 @@ post-half\t'A POST whose body arrives in two halves, 100 ms apart, on a new conn
 stream\t'An answer that takes long (events, a download), which must arrive completely'
 websocket\t'A WebSocket, with a ping every 50 ms'"
 complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l header -d 'A header of every request, such as \'Authorization: Bearer ...\'; may be repeated. Host and Content-Type replace those of the load; for FastCGI it is a parameter HTTP_...' -r -f
-complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l body -d 'The body of the kinds post and post-half [default: 2 KiB]. Its type: --header \'Content-Type: ...\'' -r -F
+complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l body -d 'The body of the kinds post and post-half, up to 1 MiB [default: 2 KiB]. Its type: --header \'Content-Type: ...\'' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l clients -d 'How many clients send requests at the same time' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l rate -d 'Requests a second, of all clients together; without it each client sends its next request at once' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l flips -d 'How many upgrades' -r -f
@@ -330,7 +330,7 @@ complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l next -d 'Anot
 complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l beside -d 'A command (for `sh -c`) that runs along, such as a web server in front' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l pass -d 'An address outside that the service needs, such as a database: 127.0.0.1:5432' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l net -d 'The network of the sandbox' -r -f -a "own\t'Its own: the same ports as the real service, and nothing outside but --pass'
-host\t'The host\'s: everything outside can be reached, and ports are shared with the real service'"
+host\t'The host\'s: addresses outside can be reached, and ports are shared with the real service. Unix sockets in the file system stay hidden'"
 complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l during -d 'Rehearse any other tool instead of psflip: a command (for `sh -c`) that upgrades the service, such as \'systemctl reload app\'. With --service in a sandbox, otherwise on this host' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l service -d 'With --during: the command (for `sh -c`) that starts the service. SERVICE_PID is its pid in --during' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand rehearse" -l pause -d 'How long the load goes on after each upgrade, before the next one. An upgrade of psflip is over when the old child is gone, one of --during when the command has exited' -r -f

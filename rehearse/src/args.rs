@@ -38,7 +38,7 @@ pub(crate) struct Args {
     /// replace those of the load; for FastCGI it is a parameter HTTP_...
     #[arg(long, value_name = "NAME: VALUE")]
     pub(crate) header: Vec<Header>,
-    /// The body of the kinds post and post-half [default: 2 KiB]. Its type: --header 'Content-Type: ...'
+    /// The body of the kinds post and post-half, up to 1 MiB [default: 2 KiB]. Its type: --header 'Content-Type: ...'
     #[arg(long, value_name = "FILE")]
     pub(crate) body: Option<PathBuf>,
     /// How many clients send requests at the same time
@@ -120,7 +120,8 @@ pub(crate) struct Args {
 pub(crate) enum Net {
     /// Its own: the same ports as the real service, and nothing outside but --pass
     Own,
-    /// The host's: everything outside can be reached, and ports are shared with the real service
+    /// The host's: addresses outside can be reached, and ports are shared with the real service. Unix sockets in the
+    /// file system stay hidden
     Host,
 }
 
@@ -132,6 +133,7 @@ Exit status:
    77  no sandbox is possible here
    78  the configuration is invalid
   125  the service did not start, or did not answer well before the first upgrade
+  130  interrupted by Ctrl-C before the first upgrade; later, the report counts as failed (1)
 
 Examples:
   psflip rehearse -c app.toml

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
@@ -40,6 +40,11 @@ fn try_run(args: &Args) -> Result<u8, Abort> {
         made.map_err(|error| Abort::failed(&format!("--out {}", out.display()), &error))?;
     }
     let runs_here = args.no_sandbox || (args.during.is_some() && args.service.is_none());
+    if runs_here && args.net == Net::Host {
+        let text = "--net is the network of the sandbox, and --during without --service runs on this host: \
+                    leave --net out, or give the command that starts the service (--service)";
+        return Err(Abort::new(exit::USAGE, text));
+    }
     if !runs_here {
         check_places(args)?;
     }
@@ -62,16 +67,25 @@ fn try_run(args: &Args) -> Result<u8, Abort> {
     Ok(code)
 }
 
-/// The working directory and the configuration must be there in the sandbox, too.
+/// The working directory and the files that are read must be there in the sandbox, too: as they are named, and where
+/// links lead. /dev/stdin, for example, is another file there.
 fn check_places(args: &Args) -> Result<(), Abort> {
     let cwd = std::env::current_dir().map_err(|error| Abort::failed("the working directory", &error))?;
-    let config = args.config.canonicalize().ok().filter(|_| args.run.is_empty() && args.during.is_none());
-    let places = [Some(("the working directory", cwd)), config.map(|path| ("the configuration", path))];
-    for (what, path) in places.into_iter().flatten() {
-        if let Some(own) = sandbox::hides(&path) {
+    let config = Some(&args.config).filter(|_| args.run.is_empty() && args.during.is_none());
+    let (elsewhere, other_file) = ("rehearse in another directory", "name a file in another directory");
+    let places = [
+        ("the working directory", Some(&cwd), elsewhere),
+        ("the configuration", config, elsewhere),
+        ("the file of --body", args.body.as_ref(), other_file),
+        ("the file of --next", args.next.as_ref(), other_file),
+    ];
+    for (what, path, advice) in places {
+        let Some(path) = path.map(|path| cwd.join(path)) else { continue };
+        let hidden = |path: PathBuf| sandbox::hides(&path).map(|own| (path, own));
+        if let Some((path, own)) = path.canonicalize().ok().and_then(hidden).or_else(|| hidden(path)) {
             let text = format!(
                 "{what} `{}` is below {own}, and the sandbox has a {own} of its own, where it does not exist: \
-                 rehearse in another directory, for example below /tmp; or on this host, while the service \
+                 {advice}, for example below /tmp; or on this host, while the service \
                  itself does not run: --no-sandbox",
                 path.display()
             );

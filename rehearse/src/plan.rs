@@ -114,15 +114,20 @@ fn clients(loads: &[Load], default: &[Kind], count: usize) -> Vec<(Load, Kind)> 
 }
 
 /// The most bytes of `--body`: every client has them in memory.
-const MOST_BODY: u64 = 64 << 20;
+const MOST_BODY: u64 = 1 << 20;
 
 fn extra(args: &Args, clients: &[(Load, Kind)]) -> Result<Extra, Abort> {
     let mut extra = Extra { headers: args.header.clone(), ..Extra::default() };
+    if let Some(name) = extra.doubled() {
+        let text = format!("--header: a request has one `{name}`, and two are given: keep one");
+        return Err(Abort::new(exit::USAGE, text));
+    }
     let Some(path) = &args.body else { return Ok(extra) };
     let usage = |text: String| Abort::new(exit::USAGE, format!("--body {}: {text}", path.display()));
     if !clients.iter().any(|(_, kind)| matches!(kind, Kind::Post | Kind::PostHalf)) {
         return Err(usage("only the kinds post and post-half have a body: --kinds new,post".to_owned()));
     }
+    check_regular("--body", path)?;
     let read = || {
         let mut body = Vec::new();
         File::open(path)?.take(MOST_BODY + 1).read_to_end(&mut body)?;
@@ -130,12 +135,27 @@ fn extra(args: &Args, clients: &[(Load, Kind)]) -> Result<Extra, Abort> {
     };
     extra.body = read().map_err(|error: io::Error| usage(error.to_string()))?;
     if extra.body.len() as u64 > MOST_BODY {
-        return Err(usage("it has more than 64 MiB".to_owned()));
+        let text = "it has more than 1 MiB, and each client holds it in memory: give a smaller one";
+        return Err(usage(text.to_owned()));
     }
     Ok(extra)
 }
 
+/// Refuses what is no file: it is read once more in the sandbox, where a pipe of the shell is closed. Whoever reads
+/// the file reports that there is none.
+fn check_regular(option: &str, path: &Path) -> Result<(), Abort> {
+    if path.metadata().map_or(true, |metadata| metadata.is_file()) {
+        return Ok(());
+    }
+    let text = format!(
+        "{option} {}: it is no regular file, and is read more than once: write it to a file first, and name that",
+        path.display()
+    );
+    Err(Abort::new(exit::USAGE, text))
+}
+
 fn psflip_subject(args: &Args) -> Result<(Subject, String, Option<Load>), Abort> {
+    args.next.as_deref().map_or(Ok(()), |path| check_regular("--next", path))?;
     let program = find_psflip(args.psflip.as_deref())?;
     let changes = !args.bad.is_empty() || args.next.is_some();
     let copy = (args.no_sandbox && changes && args.run.is_empty()).then(|| copy(&args.config)).transpose()?;

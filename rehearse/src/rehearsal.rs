@@ -39,6 +39,31 @@ enum Subjected {
     Other { command: String, service: Option<Running> },
 }
 
+/// The commands of `--beside`. Whatever is left of them is killed, however the rehearsal ends.
+#[derive(Debug, Default)]
+struct Beside(Vec<Running>);
+
+impl Beside {
+    fn start(plan: &Plan, reaper: &Reaper, log: &Log) -> Result<Self, Abort> {
+        let mut beside = Self::default();
+        for line in &plan.args.beside {
+            let running = Running::start(line, "beside", reaper, log);
+            beside.0.push(running.map_err(|error| Abort::failed("--beside", &error))?);
+        }
+        Ok(beside)
+    }
+
+    fn pids(&self) -> Vec<i32> {
+        self.0.iter().map(|one| one.pid.as_raw()).collect()
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|one| processes::kill_group(one.pid));
+    }
+}
+
 struct Rehearsal {
     plan: Plan,
     clock: Clock,
@@ -46,7 +71,7 @@ struct Rehearsal {
     reaper: Reaper,
     progress: Progress,
     subject: Subjected,
-    beside: Vec<Running>,
+    beside: Beside,
     record: Arc<Record>,
     interrupt: Interrupt,
     upgrades: Vec<Upgrade>,
@@ -89,8 +114,7 @@ fn rehearse(
     };
     let subject = start(&plan, reaper, &log, clock, on_wait)?;
     let start = clock.began.elapsed();
-    let beside = plan.args.beside.iter().map(|line| Running::start(line, "beside", reaper, &log));
-    let beside = beside.collect::<io::Result<Vec<_>>>().map_err(|error| Abort::failed("--beside", &error))?;
+    let beside = Beside::start(&plan, reaper, &log)?;
     let record = Record::new(clock.began, plan.loads());
     let mut rehearsal = Rehearsal {
         plan,
@@ -108,8 +132,13 @@ fn rehearse(
     };
     rehearsal.progress.wait("waiting for the first answers");
     rehearsal.first_answers()?;
+    rehearsal.log.line(REHEARSAL, "every client has an answer: the load begins");
     let engine = rehearsal.load()?;
     rehearsal.pause();
+    if rehearsal.interrupt.is_seen() {
+        engine.finish();
+        return Err(interrupted());
+    }
     rehearsal.upgrade_all();
     engine.finish();
     rehearsal.check_own_errors()?;
@@ -286,12 +315,9 @@ impl Rehearsal {
     fn upgrade(&mut self, number: usize, count: usize, version: Version) -> Result<(), Abort> {
         let label = format!("{number}/{count}");
         let before = self.record.lock().tally.all.requests;
-        let memory = MemoryWatch::start(own_pid(), self.beside.iter().map(|one| one.pid.as_raw()).collect());
+        let memory = MemoryWatch::start(own_pid(), self.beside.pids());
         self.record.lock().tally.begin_upgrade();
         let mut upgrade = self.perform(&label, version)?;
-        if matches!(self.subject, Subjected::Psflip { .. }) {
-            self.end_upgrade(&upgrade);
-        }
         // Every client has met the new version, or has lost a request.
         let limit = self.plan.args.timeout + Duration::from_secs(1) + self.turns(2);
         let silent = self.record.wait_each(2, limit);
@@ -300,7 +326,7 @@ impl Rehearsal {
         if matches!(self.subject, Subjected::Other { .. }) {
             // Its command may return before the upgrade is over.
             upgrade.steps.push(Step { step: "observed".to_owned(), at_ms: self.clock.now_ms() });
-            self.end_upgrade(&upgrade);
+            end_upgrade(&self.record, upgrade.span().1);
         }
         let (psflip, child) = match &self.subject {
             Subjected::Psflip { service, .. } => service.usage(),
@@ -339,15 +365,9 @@ impl Rehearsal {
         }
     }
 
-    /// Requests from now on do not belong to it.
-    fn end_upgrade(&self, upgrade: &Upgrade) {
-        let end = (upgrade.span().1 * 1e3) as u64;
-        self.record.lock().tally.end_upgrade(end);
-    }
-
     fn perform(&mut self, label: &str, version: Version) -> Result<Upgrade, Abort> {
         let failed = |error: io::Error| Abort::failed("the upgrade", &error);
-        let (clock, log, progress) = (self.clock, &self.log, &mut self.progress);
+        let (clock, log, record, progress) = (self.clock, &self.log, &self.record, &mut self.progress);
         log.line(REHEARSAL, &format!("upgrade {label} ({})", version.name()));
         let performed = match &self.subject {
             Subjected::Other { command, service } => {
@@ -361,6 +381,9 @@ impl Rehearsal {
                     versions.deploy(version, self.start).map_err(failed)?;
                 }
                 let on_step = |step: &Step| {
+                    if step.ends_upgrade() {
+                        end_upgrade(record, step.at_ms);
+                    }
                     log.line(REHEARSAL, &format!("  {} at {:.1} ms", step.step, step.at_ms));
                     progress.state(&format!("{label} {} {}", version.name(), step.step));
                 };
@@ -426,8 +449,7 @@ impl Rehearsal {
             }
         };
         let own = own_pid();
-        let beside: Vec<i32> = self.beside.iter().map(|one| one.pid.as_raw()).collect();
-        let ours = processes::tree(&beside);
+        let ours = processes::tree(&self.beside.pids());
         let left = || -> Vec<Process> {
             let mut all = processes::tree(&[own]);
             all.retain(|one| one.pid != own && !ours.iter().any(|other| other.pid == one.pid));
@@ -440,7 +462,7 @@ impl Rehearsal {
             self.record.wait_for(Duration::from_millis(20));
             found = left();
         }
-        self.beside.iter().for_each(|one| {
+        self.beside.0.iter().for_each(|one| {
             one.stop(Duration::from_secs(5));
         });
         let end = stopped.map(|end| {
@@ -462,7 +484,7 @@ impl Rehearsal {
     /// The main process now: some tools replace it at an upgrade (nginx and gunicorn, USR2), and the kernel gives
     /// the new one to this process.
     fn current(&self, service: &Running) -> Running {
-        let beside: Vec<Pid> = self.beside.iter().map(|one| one.pid).collect();
+        let beside: Vec<Pid> = self.beside.0.iter().map(|one| one.pid).collect();
         service.current(own_pid(), &beside)
     }
 
@@ -475,6 +497,11 @@ impl Rehearsal {
         self.progress.clear();
         report
     }
+}
+
+/// The upgrade under way ended at this time: requests from then on do not belong to it.
+fn end_upgrade(record: &Record, at_ms: f64) {
+    record.lock().tally.end_upgrade((at_ms * 1e3) as u64);
 }
 
 /// Kills all descendants: outside of a sandbox, nothing else would. psflip's first, so that it starts nothing anew.

@@ -47,12 +47,18 @@ fn headers_and_a_body_reach_the_service() {
     let useless = rehearse(&sandbox, &with(&["--body", "body.json"]));
     useless.assert_code(78); // there is no configuration
     careful(&sandbox);
+    std::fs::write(sandbox.path("large"), vec![b'x'; (1 << 20) + 1]).unwrap();
     for (args, text) in [
-        (["--body", "body.json"], "only the kinds post and post-half have a body"),
-        (["--header", "Connection: close"], "the load sets `Connection` itself"),
-        (["--header", "none"], "write 'Name: value'"),
+        (&["--body", "body.json"][..], "only the kinds post and post-half have a body"),
+        (&["--kinds", "post", "--body", "large"], "it has more than 1 MiB"),
+        (&["--kinds", "post", "--body", "/dev/stdin"], "--body /dev/stdin: it is no regular file"),
+        (&["--next", "."], "--next .: it is no regular file"),
+        (&["--header", "Connection: close"], "the load sets `Connection` itself"),
+        (&["--header", "none"], "write 'Name: value'"),
+        (&["--header", "Host: a", "--header", "host: b"], "a request has one `Host`"),
+        (&["--net", "host", "--during", "true"], "--during without --service runs on this host"),
     ] {
-        let refused = rehearse(&sandbox, &with(&args));
+        let refused = rehearse(&sandbox, &with(args));
         refused.assert_code(2);
         assert!(refused.stderr.contains(text), "{}", refused.stderr);
     }
@@ -75,12 +81,12 @@ fn with_the_network_of_the_host_only_files_and_processes_are_separate() {
     let line = outside.output().wait(Stream::Stdout, "listening 127.0.0.1:").text;
     let url = format!("http://{}/", line.rsplit_once(' ').unwrap().1);
     let load = format!("http+unix://{}:/", sandbox.path("app.sock").display());
-    let beside = format!("touch written; curl -s {url} >&2; echo pid=$$; exec sleep 1000");
-    let args =
-        ["--net=host", "--load", &load, "--pause=100ms", "--flips=1", "--out=report", "--beside", &beside];
+    // The upgrade waits for it, and fails if it fails.
+    let precheck = format!("touch written && curl --silent --noproxy '*' {url} | grep name=outside");
+    let config = format!("{}[upgrade]\nprecheck = ['sh', '-c', \"{precheck}\"]\n", sandbox.read("app.toml"));
+    sandbox.write("app.toml", config);
+    let args = ["--net=host", "--load", &load, "--pause=100ms", "--flips=1"];
     rehearse(&sandbox, &args).assert_code(0);
-    let log = sandbox.read("report/log.txt");
-    assert!(log.contains("name=outside"), "{log}");
     for file in ["written", "app.pid", "app.sock"] {
         assert!(!sandbox.path(file).exists(), "{file}");
     }
@@ -113,6 +119,34 @@ fn control_c_interrupts_the_command_of_during() {
 }
 
 #[test]
+fn on_this_host_control_c_leaves_none_of_the_commands() {
+    let sandbox = Sandbox::new();
+    let server = fixture("http-server");
+    let outside = sandbox.command([server.to_str().unwrap(), "--tcp", "127.0.0.1:0"]).start();
+    let line = outside.output().wait(Stream::Stdout, "listening 127.0.0.1:").text;
+    let url = format!("http://{}/", line.rsplit_once(' ').unwrap().1);
+    // What ignores SIGINT outlives its shell.
+    let during = "(trap '' INT; echo begun; exec sleep 1000) & wait";
+    let beside = "(exec sleep 1000) & wait";
+    let args = ["--load", &url, "--during", during, "--beside", beside];
+    // During the upgrade, and before the first one: nothing is upgraded then.
+    let upgrade = (["--pause=100ms", "--out=upgrade"], "upgrade", "during  begun", 1);
+    let load = (["--pause=10m", "--out=load"], "load", "every client has an answer", 130);
+    for (more, out, line, code) in [upgrade, load] {
+        let log = || std::fs::read_to_string(sandbox.path(out).join("log.txt")).unwrap_or_default();
+        let running = start(&sandbox, &[&args[..], &more].concat());
+        wait_until(Deadline::default(), line, || log().contains(line).then_some(()));
+        interrupt(&sandbox, &running);
+        let ended = running.wait_exit().code();
+        let said = format!("{}{}\n{}", running.stdout(), running.stderr(), log());
+        assert_eq!((ended, log().contains("upgrade 1/10")), (Some(code), code == 1), "{said}");
+    }
+    outside.signal(testkit::Signal::SIGTERM);
+    outside.wait_exit();
+    sandbox.assert_no_process_left();
+}
+
+#[test]
 fn a_service_that_starts_slowly_is_reported_in_a_pipe_and_can_be_interrupted() {
     if !need_root() {
         return;
@@ -121,6 +155,8 @@ fn a_service_that_starts_slowly_is_reported_in_a_pipe_and_can_be_interrupted() {
     let check = "[healthcheck.unix]\npath = 'never.sock'\n";
     sandbox.write("app.toml", format!("cmd = ['sh', '-c', 'echo warming up; exec sleep 1000']\n{check}"));
     let running = start(&sandbox, &with(&[]));
+    running.output().wait(Stream::Stderr, "still starting the service after ");
+    // The first of these lines may come before the service has printed any.
     let line = running.output().wait(Stream::Stderr, " s; its last line: ").text;
     assert!(line.starts_with("still starting the service after "), "{line}");
     interrupt(&sandbox, &running);
@@ -143,12 +179,13 @@ fn a_directory_that_the_sandbox_has_of_its_own_is_refused_with_advice_that_fits(
     std::fs::write(&config, text).unwrap();
     let program = env!("CARGO_BIN_EXE_psflip-rehearse");
     let psflip = testkit::psflip_bin();
-    let refused = |cwd: &Path, config: &Path| {
+    let refused_with = |cwd: &Path, config: &Path, more: &[&str]| {
         let argv = [program, "--psflip", psflip.to_str().unwrap(), "-c", config.to_str().unwrap()];
-        let running = sandbox.command(argv.iter().chain(LOAD)).cwd(cwd).start();
+        let running = sandbox.command(argv.iter().chain(LOAD).chain(more)).cwd(cwd).start();
         assert_eq!(running.wait_exit().code(), Some(2));
         running.stderr()
     };
+    let refused = |cwd: &Path, config: &Path| refused_with(cwd, config, &[]);
     let advice = "the sandbox has a /dev of its own, where it does not exist: rehearse in another directory";
     let stderr = refused(sandbox.dir(), &config);
     let expected = format!("the configuration `{}` is below /dev, and {advice}", config.display());
@@ -157,4 +194,15 @@ fn a_directory_that_the_sandbox_has_of_its_own_is_refused_with_advice_that_fits(
     let expected =
         format!("the working directory `{}` is below /dev, and {advice}", directory.path().display());
     assert!(stderr.contains(&expected) && !stderr.contains("unshare"), "{stderr}");
+    // Files are meant both as they are named, and where links lead.
+    std::os::unix::fs::symlink(&config, sandbox.path("link")).unwrap();
+    for (option, file) in [("--body", config.to_str().unwrap()), ("--next", "link")] {
+        let more = ["--kinds", "post", option, file];
+        let stderr = refused_with(sandbox.dir(), &sandbox.path("app.toml"), &more);
+        let expected = format!("the file of {option} `{}` is below /dev, and", config.display());
+        assert!(
+            stderr.contains(&expected) && stderr.contains("name a file in another directory"),
+            "{stderr}"
+        );
+    }
 }

@@ -304,20 +304,23 @@ impl Client {
                 self.state = State::Receiving;
                 Step::Again
             }
-            Err(Errno::AGAIN | Errno::INTR) => Step::Wait,
             Err(error) => {
-                // The server may have answered before it closed the connection.
-                let answer =
-                    if self.read_rest(context) { self.take(false) } else { Progress::More(Stage::Send) };
-                match answer {
-                    Progress::Done { .. } => self.succeed(now, context, false),
-                    Progress::ClosedPolitely => self.close_politely(now, context),
-                    Progress::More(_) | Progress::Failed(_) => {
-                        self.lose(now, context, failed(Stage::Send, error));
-                    }
-                }
+                self.on_unsent(now, context, error);
                 Step::Wait
             }
+        }
+    }
+
+    /// The socket takes no more of the request, or is closed. The server may have answered all the same: it can refuse
+    /// a body without reading it.
+    fn on_unsent(&mut self, now: Instant, context: &mut Context<'_>, error: Errno) {
+        let answer = if self.read_rest(context) { self.take(false) } else { Progress::More(Stage::Send) };
+        match answer {
+            Progress::Done { .. } => self.succeed(now, context, false),
+            Progress::ClosedPolitely => self.close_politely(now, context),
+            Progress::Failed(failed) => self.lose(now, context, failed),
+            Progress::More(_) if matches!(error, Errno::AGAIN | Errno::INTR) => {}
+            Progress::More(_) => self.lose(now, context, failed(Stage::Send, error)),
         }
     }
 

@@ -66,7 +66,17 @@ impl Default for Extra {
     }
 }
 
+/// Headers that a request has once (RFC 9110, sections 7.2 and 8.3).
+const SINGLE: [&str; 2] = ["Host", "Content-Type"];
+
 impl Extra {
+    /// A header that a request has once, and that is given twice.
+    pub(crate) fn doubled(&self) -> Option<&'static str> {
+        let count =
+            |name: &str| self.headers.iter().filter(|one| one.name.eq_ignore_ascii_case(name)).count();
+        SINGLE.into_iter().find(|name| count(name) > 1)
+    }
+
     /// The head of a request: its first line, `own` headers, and these. Of a header with one value, one of
     /// `--header` replaces the own one.
     pub(super) fn head(&self, first: &str, own: &[(&str, &str)]) -> Vec<u8> {
@@ -100,6 +110,17 @@ mod tests {
         for own in ["connection: close", "Content-Length: 3", "Transfer-Encoding: chunked"] {
             assert!(header(own).unwrap_err().contains("the load sets"), "{own}");
         }
+    }
+
+    #[test]
+    fn a_header_that_a_request_has_once_is_not_given_twice() {
+        let of = |headers: &[&str]| {
+            let headers = headers.iter().map(|text| header(text).unwrap()).collect();
+            Extra { headers, body: Vec::new() }.doubled()
+        };
+        assert_eq!(of(&["Host: a", "X-A: 1", "X-A: 2"]), None);
+        assert_eq!(of(&["Host: a", "HOST: b"]), Some("Host"));
+        assert_eq!(of(&["content-type: a", "Content-Type: a"]), Some("Content-Type"));
     }
 
     #[test]

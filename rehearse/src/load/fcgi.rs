@@ -1,6 +1,6 @@
 //! FastCGI requests and answers, as a web server sends them (FastCGI specification, section 3).
 
-use super::extra::Extra;
+use super::extra::{Extra, Header};
 use super::http::{Accepted, Progress};
 use super::record::{Failed, Stage};
 
@@ -45,8 +45,8 @@ impl Fcgi {
         ] {
             pair(&mut params, name, value);
         }
-        for header in &extra.headers {
-            pair(&mut params, &parameter(&header.name), &header.value);
+        for (name, value) in parameters(&extra.headers) {
+            pair(&mut params, &name, &value);
         }
         let mut request = Vec::new();
         record(&mut request, BEGIN_REQUEST, &[0, RESPONDER, u8::from(keep_alive), 0, 0, 0, 0, 0]);
@@ -125,6 +125,21 @@ fn parameter(header: &str) -> String {
     if name == "CONTENT_TYPE" { name } else { format!("HTTP_{name}") }
 }
 
+/// The parameters of these headers: those of one name are one, as RFC 3875, section 4.1.18, has it.
+fn parameters(headers: &[Header]) -> Vec<(String, String)> {
+    let mut joined: Vec<(String, String)> = Vec::new();
+    for header in headers {
+        let name = parameter(&header.name);
+        // RFC 9110, section 5.3; cookies are no list, and have a separator of their own (RFC 6265, section 5.4).
+        let separator = if name == "HTTP_COOKIE" { "; " } else { ", " };
+        match joined.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, value)) => *value = format!("{value}{separator}{}", header.value),
+            None => joined.push((name, header.value.clone())),
+        }
+    }
+    joined
+}
+
 fn pair(out: &mut Vec<u8>, name: &str, value: &str) {
     for text in [name, value] {
         match u8::try_from(text.len()) {
@@ -159,6 +174,15 @@ mod tests {
         assert_eq!(receive(Vec::new()), Progress::More(Stage::FirstByte));
         assert_eq!(receive(whole[..5].to_vec()), Progress::More(Stage::Head));
         assert_eq!(receive(whole[..whole.len() - 1].to_vec()), Progress::More(Stage::Body));
+    }
+
+    #[test]
+    fn headers_of_one_name_are_one_parameter() {
+        let headers = ["X-A: 1", "Cookie: a=1", "x-a: 2", "Content-Type: text/plain", "cookie: b=2"];
+        let found = parameters(&headers.map(|text| text.parse().unwrap()));
+        let found: Vec<_> = found.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let wanted = [("HTTP_X_A", "1, 2"), ("HTTP_COOKIE", "a=1; b=2"), ("CONTENT_TYPE", "text/plain")];
+        assert_eq!(found, wanted);
     }
 
     #[test]

@@ -203,7 +203,7 @@ impl Record {
     }
 
     /// Waits until every client has had a good answer, or for `limit`. Returns the clients that have had none.
-    /// `on_wait` is called again and again meanwhile, and ends the wait if it returns false.
+    /// `on_wait` is called again and again meanwhile, until it returns false.
     pub(crate) fn wait_first_answers(
         &self,
         limit: Duration,

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Engine, Kind, Load, Pace, Record, Settings, Stage};
+use super::{Engine, Extra, Kind, Load, Pace, Record, Settings, Stage};
 
 /// Answers every connection with `answer`, then ends it as `end` does.
 fn server(answer: &'static [u8], end: fn(TcpStream)) -> SocketAddr {
@@ -26,11 +26,15 @@ fn server(answer: &'static [u8], end: fn(TcpStream)) -> SocketAddr {
 
 /// Runs a load until each client has completed three requests.
 fn load(address: SocketAddr, kinds: &[Kind], pace: Pace) -> Arc<Record> {
+    load_with(address, kinds, pace, Arc::default())
+}
+
+/// As [`load`], with requests as `--header` and `--body` have them.
+fn load_with(address: SocketAddr, kinds: &[Kind], pace: Pace, extra: Arc<Extra>) -> Arc<Record> {
     let load: Load = format!("http://{address}/").parse().unwrap();
     let clients: Vec<(Load, Kind)> = kinds.iter().map(|kind| (load.clone(), *kind)).collect();
     let record = Record::new(Instant::now(), (0..clients.len()).collect());
-    let settings =
-        Settings { pace, timeout: Duration::from_secs(10), accepted: (200, 399), extra: Arc::default() };
+    let settings = Settings { pace, timeout: Duration::from_secs(10), accepted: (200, 399), extra };
     let engine = Engine::start(&clients, &settings, &record).unwrap();
     let missing = record.wait_each(3, Duration::from_secs(30));
     engine.finish();
@@ -66,6 +70,18 @@ fn a_reset_completes_no_answer() {
     let record = load(server(b"HTTP/1.1 200 OK\r\n\r\nperhaps all", reset), &[Kind::New], Pace::Closed);
     let seen = record.lock();
     assert_eq!(seen.tally.all.lost, seen.tally.all.requests, "{:?}", seen.losses.first());
+}
+
+#[test]
+fn a_body_that_is_refused_while_it_is_sent_is_lost_at_once_with_its_status() {
+    // The server reads no more, and holds the connections open: the socket takes no more of the body.
+    let refusing = server(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\n\r\n", std::mem::forget);
+    let extra = Extra { body: vec![0; 16 << 20], ..Extra::default() };
+    let record = load_with(refusing, &[Kind::Post], Pace::Closed, Arc::new(extra));
+    let seen = record.lock();
+    let first = &seen.losses[0];
+    assert_eq!((first.stage, first.status), (Stage::Status, Some(413)));
+    assert!(first.took < Duration::from_secs(5), "{first:?}");
 }
 
 #[test]

@@ -101,6 +101,13 @@ pub(crate) struct Step {
     pub(crate) at_ms: f64,
 }
 
+impl Step {
+    /// Whether the upgrade is over then.
+    pub(crate) fn ends_upgrade(&self) -> bool {
+        matches!(self.step.as_str(), "gone" | "failed")
+    }
+}
+
 /// What became of an upgrade.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

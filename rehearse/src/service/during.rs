@@ -65,7 +65,7 @@ const INTERRUPTED: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Runs the command of `--during` once, and waits until it has exited. An interruption is passed on to it, as a
-/// terminal would.
+/// terminal would. Of a command that was interrupted, or took too long, nothing is left in its process group.
 ///
 /// # Errors
 /// There is no shell.
@@ -97,8 +97,8 @@ pub(crate) fn upgrade(
             until = Instant::now() + limit;
         }
     };
-    if end.is_none() {
-        reaper::signal(pid, Signal::SIGKILL);
+    if end.is_none() || is_interrupted {
+        processes::kill_group(pid);
     }
     let by = if is_interrupted { " after Ctrl-C" } else { "" };
     let result = match end {

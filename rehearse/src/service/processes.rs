@@ -7,7 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, getpgid};
 use serde::Serialize;
+
+use super::reaper;
 
 /// How often the memory is looked at.
 const LOOK: Duration = Duration::from_millis(50);
@@ -57,6 +61,16 @@ pub(crate) fn tree(roots: &[i32]) -> Vec<Process> {
         if pids.len() == before {
             return everything.into_iter().filter(|one| pids.contains(&one.pid)).collect();
         }
+    }
+}
+
+/// Kills what is left of a process group of this process's descendants. A group with the same number that is none of
+/// theirs is left alone: the leader may have exited long ago.
+pub(crate) fn kill_group(leader: Pid) {
+    let own = i32::try_from(std::process::id()).unwrap_or_default();
+    let is_member = |one: &Process| getpgid(Some(Pid::from_raw(one.pid))) == Ok(leader);
+    if tree(&[own]).iter().any(is_member) {
+        reaper::signal(Pid::from_raw(-leader.as_raw()), Signal::SIGKILL);
     }
 }
 

@@ -105,8 +105,8 @@ impl Service {
         Ok(Self { control: invocation.control.clone(), pid, _child: child, reaper: reaper.clone(), clock })
     }
 
-    /// Waits until the first child is healthy. `on_wait` is called again and again meanwhile, and ends the wait
-    /// if it returns false.
+    /// Waits until the first child is healthy. `on_wait` is called again and again meanwhile, until it
+    /// returns false: then the waiting is over.
     ///
     /// # Errors
     /// The service has exited, or is not ready within `limit`.

@@ -1,7 +1,7 @@
 //! The exchange with the child: one request and its answer, on a connection of its own, or on one that is
 //! kept from an earlier request (`pool`).
 //!
-//! A request that is sent on a kept connection may meet a child that closes it at that very moment. So only
+//! A request that is sent on an idle connection may meet a child that closes it at that very moment. So only
 //! requests that may be repeated are sent there, and they are repeated on a new connection if no byte of an
 //! answer came.
 //!
