@@ -51,7 +51,7 @@ Exit codes:
     1  no generation bakes, the new one has become the service meanwhile, or no child is left
    78  the configuration does not say where the control socket is
   124  --timeout expired; the roll-back goes on
-  125  psflip did not answer
+  125  psflip did not answer within 10s (with --timeout: 124)
   130  Ctrl-C; the roll-back goes on";
 
 pub(super) const AFTER_KEEP_HELP: &str = "\
@@ -66,7 +66,7 @@ Exit codes:
     1  no generation bakes, or the new one failed
    78  the configuration does not say where the control socket is
   124  --timeout expired; the promotion goes on
-  125  psflip did not answer
+  125  psflip did not answer within 10s (with --timeout: 124)
   130  Ctrl-C; the promotion goes on";
 
 /// psflip refused the request, or it came too late.

@@ -47,11 +47,12 @@ pub(super) struct Session {
     timeout: Option<Duration>,
     /// Why the upgrade failed.
     pub(super) failure: Option<String>,
-    /// psflip must have answered by then: it is stopped otherwise, and the command would wait forever.
-    answer_by: Option<Instant>,
+    /// When the request was sent, until psflip has answered it.
+    unanswered: Option<Instant>,
 }
 
-/// How long psflip may take to answer a request: it does so at once, even if it only queues the request.
+/// How long psflip may take to answer a request, without a `--timeout`: it does so at once, even if it only
+/// queues the request. One that is stopped would let the command wait forever.
 const ANSWER: Duration = Duration::from_secs(10);
 
 /// What distinguishes the lines of one of several services.
@@ -114,8 +115,35 @@ impl Session {
             label: None,
             timeout,
             failure: None,
-            answer_by: Some(Instant::now() + ANSWER),
+            unanswered: Some(Instant::now()),
         })
+    }
+
+    /// Waits for psflip, up to `tick`. `otherwise`: what the user can expect of a request without an answer.
+    ///
+    /// # Errors
+    /// psflip has not answered in time; its answer can't be parsed.
+    pub(super) fn wait(&mut self, tick: Option<Duration>, otherwise: &str) -> Result<Wakeup, Trouble> {
+        let by = self.unanswered.filter(|_| self.timeout.is_none()).map(|since| since + ANSWER);
+        // With nothing left, what has arrived still counts: this process may have been suspended.
+        let left = by.map(|by| by.saturating_duration_since(Instant::now()));
+        let wakeup = self.waiter.next(&mut self.connection, tick.into_iter().chain(left).min())?;
+        let silent = match (&wakeup, self.timeout) {
+            (Wakeup::Tick, _) if left == Some(Duration::ZERO) => Some((ANSWER, exit::FAILURE)),
+            (Wakeup::TimedOut, Some(timeout)) if self.unanswered.is_some() => {
+                Some((timeout, exit::NOT_HEALTHY))
+            }
+            _ => None,
+        };
+        if let Some((limit, code)) = silent {
+            self.screen.clear();
+            let message = format!("{}; {otherwise}", self.address.silent(limit).message);
+            return Err(Trouble { message, code });
+        }
+        if matches!(wakeup, Wakeup::Line(..)) {
+            self.unanswered = None;
+        }
+        Ok(wakeup)
     }
 
     /// Waits for the next event and shows it. `otherwise` describes the state of the request if the command
@@ -130,17 +158,8 @@ impl Session {
                 let line = self.labelled(&self.progress.live(&self.screen.view()));
                 self.show_live(&line);
             }
-            let left = self.answer_by.map(|by| by.saturating_duration_since(Instant::now()));
-            if left == Some(Duration::ZERO) {
-                self.screen.clear();
-                let trouble = self.address.silent(ANSWER);
-                let message = format!("{}; it carries out the request when it continues", trouble.message);
-                return Err(Trouble { message, ..trouble });
-            }
-            let tick = live.then_some(TICK).into_iter().chain(left).min();
-            match self.waiter.next(&mut self.connection, tick)? {
+            match self.wait(live.then_some(TICK), "it may still carry out the request")? {
                 Wakeup::Line(line, event) => {
-                    self.answer_by = None;
                     if self.json {
                         let line = self.label.as_ref().map_or(line.clone(), |label| label.json(&line));
                         self.screen.line(&line);
@@ -184,7 +203,7 @@ impl Session {
 
     /// Goes on with a connection on which a request was sent.
     pub(super) fn follow(&mut self, connection: Connection) {
-        (self.connection, self.answer_by) = (connection, Some(Instant::now() + ANSWER));
+        (self.connection, self.unanswered) = (connection, Some(Instant::now()));
     }
 
     /// One of several services: prints that it begins, where no line shows it.

@@ -161,13 +161,14 @@ impl Status {
         // After a generation exits, the next one answers. If psflip has exited, none does.
         let mut silent = 0;
         loop {
+            // With nothing left, what has arrived still counts: this process may have been suspended.
             let left = answer_by.map(|by| by.saturating_duration_since(Instant::now()));
-            if left == Some(Duration::ZERO) {
-                screen.clear();
-                return Err(address.silent(self.timeout));
-            }
             let wakeup = waiter.next(&mut connection, live.then_some(TICK).into_iter().chain(left).min())?;
             match wakeup {
+                Wakeup::Tick if left == Some(Duration::ZERO) => {
+                    screen.clear();
+                    return Err(address.silent(self.timeout));
+                }
                 Wakeup::Line(line, event) => {
                     (silent, answer_by) = (0, None);
                     match *event {

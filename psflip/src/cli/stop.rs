@@ -41,7 +41,7 @@ Exit codes:
     1  the child did not exit in time and keeps running
    78  the configuration does not say where the control socket is
   124  --timeout expired
-  125  psflip did not answer
+  125  psflip did not answer within 10s (with --timeout: 124)
     N  the child exited with code N (128+N: was terminated by signal N)";
 
 /// The child did not exit in time.

@@ -30,7 +30,8 @@ pub(super) fn await_hook(session: &mut Session, upgrade: u64) -> Result<HookEnd,
     let mut lost = 0;
     session.request(ControlRequest::Watch)?;
     loop {
-        match session.waiter.next(&mut session.connection, None)? {
+        let otherwise = "the new generation is active, and what became of `hooks.promoted` is not known";
+        match session.wait(None, otherwise)? {
             Wakeup::Line(_, event) => match *event {
                 Event::Status { status } => {
                     lost = 0;

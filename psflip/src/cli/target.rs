@@ -198,7 +198,8 @@ impl ServiceAddress {
     /// psflip has not answered in this time.
     pub(super) fn silent(&self, timeout: Duration) -> Trouble {
         Trouble::new(format!(
-            "psflip has not answered on `{}` within {timeout:?}: it is stopped (`kill -CONT` continues it), or very busy",
+            "psflip has not answered on `{}` within {timeout:?}: it is stopped (`kill -CONT` continues it) or very busy; or, if the \
+             configuration names a new control socket, an upgrade to it still runs: the new generation answers once it is promoted",
             self.shown_if_found().unwrap_or(&self.socket).display()
         ))
     }

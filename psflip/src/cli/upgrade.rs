@@ -108,8 +108,8 @@ Exit codes:
        `hooks.promoted` failed, or had not exited when the next upgrade began
    78  the configuration does not say where the control socket is
   124  --timeout expired; the upgrade goes on
-  125  psflip did not answer; no service matches a PATTERN, or more than one without a wildcard;
-       of several services some may be upgraded: the summary names them
+  125  psflip did not answer within 10s (with --timeout: 124); no service matches a PATTERN, or more
+       than one without a wildcard; of several services some may be upgraded: the summary names them
   130  Ctrl-C; the upgrade goes on";
 
 /// The most connections in a row that may close without an event.

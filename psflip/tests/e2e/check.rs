@@ -76,7 +76,18 @@ const DOUBTFUL: &[(&str, &str, &[&str])] = &[
             "every start and upgrade waits 5s",
             "a proxy forwards to it",
             "`[healthcheck.http]` with `url = \"/up\"`",
+            "`[healthcheck.unix]` with the `path`",
         ],
+    ),
+    (
+        "cmd = [\"true\", \"127.0.0.1:{{ ab('1', '2') }}\"]\n[[proxy]]\nlisten = \"unix://x\"\nforward = \"127.0.0.1:{{ ab('1', '2') }}\"\nprotocol = \"fastcgi\"",
+        "2:1",
+        &["a proxy forwards to it", "`[healthcheck.fcgi]` with the `address` of `forward`"],
+    ),
+    (
+        "cmd = [\"true\", \"{{ blue_green() }}\", \"2{{ blue_green() }}\"]\n[[proxy]]\nlisten = \"unix://x\"\nforward = \"unix://{{ blue_green() }}\"\n[[proxy]]\nlisten = \"unix://y\"\nforward = \"unix://2{{ blue_green() }}\"",
+        "2:1",
+        &["add a health check: `[healthcheck.unix]` with the `path` of `forward`"],
     ),
     (
         "cmd = [\"true\"]\n[healthcheck.unix]\npath = \"y\"\n[[proxy]]\nlisten = \"unix://x\"\nforward = \"unix://y\"",

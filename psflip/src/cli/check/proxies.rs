@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use crate::config::{Endpoint, EnvChange, Forward, Health, Plan, Proxy, Warning, is_reached, spell};
+use crate::config::{
+    Endpoint, EnvChange, Forward, Health, Plan, Proxy, ProxyKind, Warning, is_reached, spell,
+};
 
 /// systemd's default of `TimeoutStopSec=`, the longest that a common supervisor waits for a stop by default.
 const USUAL_STOP_LIMIT: Duration = Duration::from_secs(90);
@@ -33,6 +35,31 @@ pub(super) fn of_outages(plan: &Plan, next: Option<&Plan>) -> Vec<Warning> {
         }
     }
     found
+}
+
+/// What to add if nothing probes the child: a health check that fits what it speaks, and where it listens. A
+/// path alone is a URL only if all proxies forward to one address.
+pub(super) fn check_of_child(proxies: &[Proxy]) -> &'static str {
+    let is_one = proxies.iter().all(|proxy| proxy.forward == proxies[0].forward);
+    let is_fastcgi = proxies.iter().any(|proxy| proxy.protocol == ProxyKind::Fastcgi);
+    let is_unix = proxies.iter().all(|proxy| matches!(proxy.forward, Forward::Unix(_)));
+    match (is_fastcgi, is_one, is_unix) {
+        (true, ..) => {
+            "add a health check: `[healthcheck.fcgi]` with the `address` of `forward` requests a `script` of the new child; an upgrade then waits only until that succeeds"
+        }
+        (false, true, true) => {
+            "add a health check: `[healthcheck.http]` with `url = \"/up\"` requests this path of the new child, `[healthcheck.unix]` with the `path` of `forward` only connects to it; an upgrade then waits only until that succeeds"
+        }
+        (false, true, false) => {
+            "add a health check: `[healthcheck.http]` with `url = \"/up\"` requests this path of the new child, `[healthcheck.tcp]` with the `address` of `forward` only connects to it; an upgrade then waits only until that succeeds"
+        }
+        (false, false, true) => {
+            "add a health check: `[healthcheck.unix]` with the `path` of `forward` connects to the new child; an upgrade then waits only until that succeeds"
+        }
+        (false, false, false) => {
+            "add a health check: `[healthcheck.tcp]` with the `address` of `forward` connects to the new child; an upgrade then waits only until that succeeds"
+        }
+    }
 }
 
 /// All other warnings.

@@ -118,7 +118,7 @@ fn nothing_is_asked(plan: &Plan, document: &Document) -> Option<Warning> {
             spell(timeout)
         ),
         if plan.listeners.is_empty() && !plan.proxies.is_empty() {
-            "add a health check: `[healthcheck.http]` with `url = \"/up\"` requests this path of the new child, `[healthcheck.tcp]` only connects to its address; an upgrade then waits only until that succeeds"
+            proxies::check_of_child(&plan.proxies)
         } else if plan.listeners.is_empty() {
             "add a health check that probes it (`[healthcheck.http]`, `[healthcheck.tcp]`, `[healthcheck.unix]`, ...), or let it report that it is ready (`[healthcheck.notify]`)"
         } else {

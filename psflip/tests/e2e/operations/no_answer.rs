@@ -1,9 +1,11 @@
 //! Clients when no psflip answers: the reason, and what to do.
 
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
 
-use testkit::{Sandbox, Stream, psflip_bin};
+use testkit::{Deadline, Running, Sandbox, Stream, psflip_bin, wait_until};
 
 use super::{ended, run, start_at_once};
 use crate::service::{freeze, kill, stop, thaw};
@@ -158,28 +160,49 @@ fn a_suspended_psflip_is_reported_as_suspended() {
     stop(&psflip);
 }
 
+/// `psflip upgrade --strict` of a psflip that is suspended when the old generation is gone.
+fn answered_until_the_old_generation_is_gone(sandbox: &Sandbox) -> (Arc<Running>, [UnixStream; 2]) {
+    let listener = UnixListener::bind(sandbox.path("strict.sock")).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let client = super::client(sandbox, &["upgrade", "--strict", "--socket", "strict.sock"]);
+    let accept = || {
+        let accepted = || listener.accept().ok().map(|(stream, _)| stream);
+        wait_until(Deadline::default(), "the client to connect", accepted)
+    };
+    let mut first = accept();
+    let events =
+        "{\"event\":\"accepted\",\"upgrade\":1}\n{\"event\":\"drained\",\"upgrade\":1,\"killed\":false}\n";
+    first.write_all(events.as_bytes()).unwrap();
+    (client, [first, accept()])
+}
+
 #[test]
 fn no_command_waits_forever_for_a_suspended_psflip() {
+    // Contract: O9
     let sandbox = Sandbox::new();
+    let (strict, _connections) = answered_until_the_old_generation_is_gone(&sandbox);
     let psflip = start_at_once(&sandbox);
     freeze(psflip.active());
-    let commands: [&[&str]; 5] = [
-        &["upgrade"],
-        &["upgrade", "--timeout", "5m"],
-        &["rollback"],
-        &["keep", "--json"],
-        &["status", "--watch", "--timeout", "9s"],
+    let commands: [(&[&str], &str, i32); 5] = [
+        (&["upgrade"], "10s", 125),
+        (&["upgrade", "--timeout", "40ms"], "40ms", 124),
+        (&["rollback", "--timeout", "41ms"], "41ms", 124),
+        (&["keep", "--json", "--timeout", "42ms"], "42ms", 124),
+        (&["status", "--watch", "--timeout", "44ms"], "44ms", 125),
     ];
-    let clients = commands.map(|args| (args, super::client(&sandbox, args)));
-    for (args, client) in clients {
+    // The one with the longest time first; the others end while it waits.
+    let clients = commands.map(|case| (case, super::client(&sandbox, case.0)));
+    for ((args, limit, code), client) in clients.into_iter().rev() {
         let (status, stdout, stderr) = ended(&client);
-        assert_eq!((status.code(), stdout.as_str()), (Some(125), ""), "{args:?}: {stderr}");
-        let limit = if args[0] == "status" { "9s" } else { "10s" };
+        assert_eq!((status.code(), stdout.as_str()), (Some(code), ""), "{args:?}: {stderr}");
         let said = format!("psflip.pid.sock` within {limit}: it is stopped (`kill -CONT` continues it)");
         assert!(stderr.contains(&said), "{args:?}: {stderr}");
-        let later = "it carries out the request when it continues";
+        let later = "it may still carry out the request";
         assert_eq!(stderr.contains(later), args[0] != "status", "{args:?}: {stderr}");
     }
+    let (status, _, stderr) = ended(&strict);
+    let said = "the new generation is active, and what became of `hooks.promoted` is not known";
+    assert!(status.code() == Some(125) && stderr.contains(said), "{stderr}");
     thaw(psflip.active());
     psflip.wait_for_line(Stream::Stderr, "upgrade requested over the control socket");
     stop(&psflip);
