@@ -23,6 +23,18 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
+/// Git in a directory, also if this was started by a hook or an alias of git, for another index or another tree.
+pub(crate) fn git(directory: &Path) -> Command {
+    let mut git = Command::new("git");
+    for name in
+        ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX"]
+    {
+        git.env_remove(name);
+    }
+    git.arg("-C").arg(directory);
+    git
+}
+
 /// The directory of `debug/xtask`, the running program.
 pub(crate) fn target_dir() -> Result<PathBuf, Error> {
     let program = env::current_exe()?;

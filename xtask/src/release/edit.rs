@@ -18,6 +18,13 @@ pub(super) struct Release {
     pub(super) notes: String,
 }
 
+impl Release {
+    /// `v1.2.3`.
+    pub(super) fn tag(&self) -> String {
+        format!("v{}", self.new)
+    }
+}
+
 /// The heading of what is not released yet.
 const UNRELEASED: &str = "## Unreleased\n";
 
@@ -47,7 +54,6 @@ pub(super) fn changelog(text: &str, release: &Release) -> Result<String, Error> 
 
 /// Cargo.toml: the version of all packages, and that of the dependencies in this repository.
 pub(super) fn manifest(text: &str, release: &Release) -> Result<String, Error> {
-    let (old, new) = (format!("version = \"{}\"", release.old), format!("version = \"{}\"", release.new));
     let mut lines = Vec::new();
     let mut section = "";
     for line in text.lines() {
@@ -57,10 +63,21 @@ pub(super) fn manifest(text: &str, release: &Release) -> Result<String, Error> {
             "[workspace.dependencies]" => line.contains("path = "),
             _ => false,
         };
-        lines.push(if is_ours { line.replace(&old, &new) } else { line.to_owned() });
+        lines.push(if is_ours { requirement(line, release)? } else { line.to_owned() });
     }
-    let edited = lines.join("\n") + "\n";
-    if edited == text { Err(nothing_to_replace("Cargo.toml", &old)) } else { Ok(edited) }
+    Ok(lines.join("\n") + "\n")
+}
+
+/// A line with the version, or with the requirement of exactly this version.
+fn requirement(line: &str, release: &Release) -> Result<String, Error> {
+    for exactly in ["", "="] {
+        let version = |version: &Version| format!("version = \"{exactly}{version}\"");
+        if line.contains(&version(&release.old)) {
+            return Ok(line.replace(&version(&release.old), &version(&release.new)));
+        }
+    }
+    let old = &release.old;
+    Err(format!("Cargo.toml: the version in `{line}` is not {old}: repair it by hand first").into())
 }
 
 /// The packages of this repository in Cargo.lock: they have the workspace's version, and no source.
@@ -133,7 +150,8 @@ fn no_python_version(version: &Version) -> Error {
         .into()
 }
 
-/// The changelog of the Debian packages: an entry with the same changes, without Markdown's links.
+/// The changelog of the Debian packages: an entry with the same changes, without Markdown's links. It replaces an entry of
+/// the same version: that of the first release.
 pub(super) fn debian(text: &str, release: &Release) -> String {
     let version = crate::dist::packaged(&release.new.to_string());
     let mut entry = format!("psflip ({version}) unstable; urgency=medium\n");
@@ -144,7 +162,14 @@ pub(super) fn debian(text: &str, release: &Release) -> String {
             entry += &wrapped(&without_links(paragraph.trim_start_matches("- ")));
         }
     }
-    entry + &format!("\n -- The psflip developers <nobody@psflip.invalid>  {}\n\n{text}", release.time)
+    let is_first = text.starts_with(&format!("psflip ({version}) "));
+    let earlier = if is_first {
+        text.split_once("\npsflip (").map(|(_, rest)| format!("psflip ({rest}"))
+    } else {
+        Some(text.to_owned())
+    };
+    let earlier = earlier.map(|entries| format!("\n{entries}")).unwrap_or_default();
+    entry + &format!("\n -- The psflip developers <nobody@psflip.invalid>  {}\n{earlier}", release.time)
 }
 
 /// Headings, items and paragraphs, each in one line.
@@ -233,9 +258,11 @@ mod tests {
     #[test]
     fn only_our_own_versions_change() {
         let release = release("0.2.0");
-        let text = "[workspace.package]\nversion = \"0.1.0\"\n[workspace.dependencies]\nown = { path = \"own\", version = \"0.1.0\" }\nother = { version = \"0.1.0\" }\n";
+        let text = "[workspace.package]\nversion = \"0.1.0\"\n[workspace.dependencies]\nown = { path = \"own\", version = \"0.1.0\" }\ninner = { path = \"inner\", version = \"=0.1.0\" }\nother = { version = \"0.1.0\" }\n";
         let edited = manifest(text, &release).unwrap();
-        assert_eq!(edited.matches("0.2.0").count(), 2, "{edited}");
+        assert_eq!(edited.matches("0.2.0").count(), 3, "{edited}");
+        let odd = text.replace("\"=0.1.0\"", "\"^0.1\"");
+        assert!(manifest(&odd, &release).unwrap_err().to_string().contains("inner = "));
         assert!(edited.contains("other = { version = \"0.1.0\" }"), "{edited}");
         assert_eq!(current(&edited).unwrap(), release.new);
         let text = "[[package]]\nname = \"own\"\nversion = \"0.1.0\"\n\n[[package]]\nname = \"other\"\nversion = \"0.1.0\"\nsource = \"registry\"\n";
@@ -270,6 +297,9 @@ mod tests {
         let wanted = "psflip (0.2.0~rc.1) unstable; urgency=medium\n\n  [ Added ]\n  * `[[proxy]]`, see the page.\n  * Two.\n\n \
             -- The psflip developers <nobody@psflip.invalid>  Tue, 01 Dec 2026 12:00:00 +0000\n\npsflip (0.1.0)";
         assert!(entry.starts_with(wanted), "{entry}");
+        let first =
+            debian("psflip (0.1.0) unstable; urgency=medium\n\n  * First.\n\n -- x\n", &release("0.1.0"));
+        assert!(first.ends_with(" +0000\n") && first.matches("psflip (0.1.0)").count() == 1, "{first}");
         let long = wrapped(&"word ".repeat(40));
         assert!(long.lines().all(|line| line.len() <= 78) && long.lines().count() == 3, "{long}");
     }

@@ -1,6 +1,7 @@
 //! `cargo xtask release`: from the last commit to the files of a release, a commit and a tag. Nothing is uploaded.
 
 mod edit;
+mod tree;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,24 +12,27 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use semver::Version;
 
 use crate::args::Args;
-use crate::{Error, Outcome, repo, step};
+use crate::{Error, Outcome, repo, runner, step};
 
 use edit::Release;
+use tree::WorkingTree;
 
 pub(crate) const USAGE: &str = "\
 cargo xtask release VERSION [--dry-run] [--no-build] [--commit]
 
 Prepares a release of the last commit, which should have passed `cargo xtask ci`:
-  1. refuses a tree with changes, a version that is not newer than that of Cargo.toml, and an empty section Unreleased
+  1. refuses a tree with changes, a version that is not newer than that of Cargo.toml (which itself can be released until it
+     has a tag), and an empty section Unreleased
   2. sets the version in Cargo.toml, both Cargo.lock, the manual pages, the pytest plugin, the Ansible collection and Debian's
      changelog, and gives the section Unreleased of CHANGELOG.md version and date
-  3. checks: house rules, contract, generated files, the crates as they would be published
+  3. checks: house rules, contract, generated files, the tests of libraries and programs, the crates as they would be published
   4. builds and checks all files of the release in target/dist, with notes for its page in RELEASE_NOTES.md
-Nothing is uploaded. If a step fails, the files are as they were before.
+All this happens in a temporary working tree, target/release-tree. Your files, branch and tags change only at the end, and only
+if every step has succeeded. Nothing is uploaded.
 
   --dry-run   only print what would change
-  --no-build  without the steps 3 and 4, but with the notes
-  --commit    then commit the changes, and make the annotated tag vVERSION";
+  --no-build  without the steps 3 and 4; the notes are then target/RELEASE_NOTES.md
+  --commit    commit the changes, move the branch to the commit, and make the annotated tag vVERSION";
 
 /// The files that contain the version, besides the manual pages.
 const MANIFEST: &str = "Cargo.toml";
@@ -44,42 +48,40 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     args.done()?;
     let new: Version =
         version.parse().map_err(|error| format!("`{version}` is no semantic version: {error}"))?;
-    let tag = format!("v{new}");
     refuse_changes()?;
+    let release = release(new)?;
+    let tag = release.tag();
     if !git(&["tag", "--list", &tag])?.is_empty() {
         return Err(format!("the tag {tag} exists already: choose a newer version").into());
     }
-    let release = release(new)?;
     let edits = edits(&release)?;
     if is_dry {
         return show(&edits);
     }
+    let tree = WorkingTree::new()?;
     for edit in &edits {
-        fs::write(&edit.path, &edit.new)?;
+        fs::write(tree.path.join(&edit.name), &edit.new)?;
         println!("changed {}", edit.name);
     }
-    let notes = check(&release, no_build).inspect_err(|_| {
-        // What can't be restored is shown by `git status`.
-        edits.iter().for_each(|edit| drop(fs::write(&edit.path, &edit.old)));
-    })?;
+    let notes = check(&release, &tree, no_build)?;
     println!("notes: {}", notes.display());
     if commits {
-        return commit(&release, &tag, &notes);
+        return commit(&release, &tree, &edits, &notes);
     }
+    tree.apply()?;
     println!("not committed; `git diff` shows the changes, and --commit would commit and tag them");
     Ok(())
 }
 
-/// An edited file: its name from the root, and its texts.
+/// An edited file: its name from the root, its path, and its new text.
 struct Edit {
     name: String,
     path: PathBuf,
-    old: String,
     new: String,
 }
 
 fn git(arguments: &[&str]) -> Result<String, Error> {
-    step::output(Command::new("git").arg("-C").arg(repo::root()).args(arguments))
+    step::output(repo::git(&repo::root()).args(arguments))
 }
 
 fn refuse_changes() -> Outcome {
@@ -102,7 +104,9 @@ fn read(name: &str) -> Result<String, Error> {
 /// The release, with the time of now.
 fn release(new: Version) -> Result<Release, Error> {
     let old = edit::current(&read(MANIFEST)?)?;
-    if new <= old {
+    // The very first version is in Cargo.toml before anything was released.
+    let is_first = new == old && git(&["tag", "--list", &format!("v{old}")])?.is_empty();
+    if new <= old && !is_first {
         return Err(format!("{new} is not newer than {old}, the version in Cargo.toml").into());
     }
     let notes = edit::unreleased(&read(CHANGELOG)?)?;
@@ -130,10 +134,8 @@ fn edits(release: &Release) -> Result<Vec<Edit>, Error> {
         let text = edit::manual(&read(&name)?, release).map_err(|error| format!("{name}: {error}"))?;
         texts.insert(name, text);
     }
-    let edit = |(name, new): (String, String)| -> Result<Edit, Error> {
-        Ok(Edit { path: repo::root().join(&name), old: read(&name)?, name, new })
-    };
-    texts.into_iter().map(edit).collect()
+    let edit = |(name, new): (String, String)| Edit { path: repo::root().join(&name), name, new };
+    Ok(texts.into_iter().map(edit).collect())
 }
 
 /// Prints the changes, as diff(1) does.
@@ -159,29 +161,42 @@ fn show(edits: &[Edit]) -> Outcome {
     Ok(())
 }
 
-/// Checks and builds what the files are now; writes the notes, and returns their path.
-fn check(release: &Release, no_build: bool) -> Result<PathBuf, Error> {
+/// Checks and builds what the files in the tree are now; writes the notes, and returns their path.
+fn check(release: &Release, tree: &WorkingTree, no_build: bool) -> Result<PathBuf, Error> {
     for manifest in LOCKS.map(|lock| lock.replace("Cargo.lock", "Cargo.toml")) {
         // Fails if a Cargo.lock is not what cargo would write.
         let options = ["metadata", "--locked", "--format-version", "1", "--manifest-path", &manifest];
-        step::output(repo::cargo().args(options))?;
+        step::output(tree.cargo()?.args(options))?;
     }
+    let target = repo::target_dir()?;
+    let notes = target.join(if no_build { "RELEASE_NOTES.md" } else { "dist/RELEASE_NOTES.md" });
     if !no_build {
+        let test = if runner::has_nextest() { &["nextest", "run"][..] } else { &["test"] };
+        let scope = ["--workspace", "--locked", "--lib", "--bin", "xtask"];
+        step::run(tree.cargo()?.args(test).args(scope))?;
         // Each by a new xtask, which has the new version as well.
         for task in [&["lint"][..], &["contract"], &["crates", "--verify"], &["dist", "--check"]] {
-            step::run(repo::cargo().args(["run", "--quiet", "--package", "xtask", "--"]).args(task))?;
+            step::run(tree.cargo()?.args(["run", "--quiet", "--package", "xtask", "--"]).args(task))?;
         }
     }
-    let notes = repo::target_dir()?.join("dist/RELEASE_NOTES.md");
-    fs::create_dir_all(notes.parent().ok_or("the target directory has no parent")?)?;
     fs::write(&notes, text_of_notes(release, no_build)?)?;
     Ok(notes)
 }
 
-fn commit(release: &Release, tag: &str, notes: &Path) -> Outcome {
-    git(&["commit", "--quiet", "--all", "--message", &format!("release: psflip {}", release.new)])?;
+/// Commits in the tree, and moves the branch last: if anything fails before, nothing has changed.
+fn commit(release: &Release, tree: &WorkingTree, edits: &[Edit], notes: &Path) -> Outcome {
+    let message = format!("release: psflip {}", release.new);
+    let names = edits.iter().map(|edit| edit.name.as_str());
+    tree.git(
+        &["commit", "--quiet", "--message", &message, "--"].into_iter().chain(names).collect::<Vec<_>>(),
+    )?;
+    let commit = tree.git(&["rev-parse", "HEAD"])?;
+    let tag = release.tag();
     // Markdown's headings are no comments of git's.
-    git(&["tag", "--annotate", tag, "--cleanup=whitespace", "--file", &notes.to_string_lossy()])?;
+    tree.git(&["tag", "--annotate", &tag, "--cleanup=whitespace", "--file", &notes.to_string_lossy()])?;
+    // Fails if the branch has moved, or if one of the files was changed meanwhile.
+    git(&["merge", "--quiet", "--ff-only", commit.trim()])
+        .inspect_err(|_| drop(git(&["tag", "--delete", &tag])))?;
     println!(
         "committed and tagged as {tag}; nothing was uploaded: CONTRIBUTING.md has the commands for that"
     );
