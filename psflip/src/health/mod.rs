@@ -8,7 +8,7 @@
 //! With `settle`, the probes go on until the child has been healthy for that long (H6). The runtime measures
 //! this time, and calls [`Checker::settle_is_over`].
 //!
-//! The exit of the child ends the wait (H3): the runtime then drops the checker, which
+//! If the child exits, nothing is waited for any more (H3): the runtime then drops the checker, which
 //! aborts a probe in progress.
 
 mod alive;

@@ -8,7 +8,7 @@ use std::path::Path;
 use super::super::Checker;
 use super::*;
 
-/// The step that ends the wait for good.
+/// The step after which nothing is waited for any more.
 const NEVER: CheckResult = CheckResult { verdict: Verdict::Never, timer: Timer::Off };
 
 fn docker(socket: &Path) -> Checker {
