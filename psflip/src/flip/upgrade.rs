@@ -74,7 +74,7 @@ pub(super) fn upgrading(
                 Disarm(Timer::Grace),
             ];
             if matches!(child, Child::Runs | Child::GaveWay(_)) {
-                // Before the report: a client that connects after it reaches the new generation (contract T3).
+                // Before the report: a client that connects after it reaches the new generation (T3).
                 effects.extend([Arm(Timer::Drain), Effect::Relay(RelayOrder::Leave)]);
             }
             effects.push(Report(Notice::Superseded));
