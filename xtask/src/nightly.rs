@@ -12,8 +12,9 @@ cargo xtask nightly [--hours H] [--minutes M]
 
 What takes too long for `cargo xtask ci`, one after the other: fuzzing of every target (a quarter of the time), chaos with
 new seeds (a third of it), then the release with its checks, the release built twice for a comparison, the crates as they
-would be published, the sanity tests of the Ansible collection, the load tests with 1,000 upgrades each, the end-to-end tests
-with a psflip that waits at random places, and repeatedly the tests that trace or inject system calls.
+would be published, the sanity tests of the Ansible collection, its roll-outs over five hosts, the load tests with 1,000
+upgrades each, the end-to-end tests with a psflip that waits at random places, and repeatedly the tests that trace or inject
+system calls.
 
 A step that has begun is finished; those for which no time is left are skipped and listed. Fails if a step failed.
 
@@ -60,6 +61,8 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     }
     night.task("crates as published", &["crates", "--verify"], &[]);
     night.task("Ansible collection", &["ansible"], &[]);
+    // The profile `ci` of .config/nextest.toml leaves it out.
+    night.task("roll-out over a fleet", &["e2e", "rolled_out"], &[]);
     night.task("load, 1,000 upgrades each", &["e2e", "_200_upgrades"], &[("TRAFFIC_FLIPS", "1000")]);
     if runner::has_nextest() {
         night.task("end to end, shaken", &["e2e", "--shaken"], &[]);
