@@ -239,14 +239,30 @@ impl Unreachable {
                 "run this as root",
             ),
         };
-        // In a container without capabilities root is a user like any other (capabilities(7)).
-        let who = match own.is_root() {
-            true => {
-                "root lacks the capability CAP_DAC_OVERRIDE here, so run this as the user that psflip runs as"
-            }
-            false => who,
-        };
+        let who = if own.is_root() { why_root_is_denied(own_capabilities()) } else { who };
         format!("permission denied: {what}; {who}")
+    }
+}
+
+/// The effective capabilities of this process, one bit each (proc(5)).
+fn own_capabilities() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(mask.trim(), 16).ok()
+}
+
+/// In a container without capabilities root is a user like any other (capabilities(7)). A capability has no
+/// effect on files of users that the own user namespace does not map (user_namespaces(7)).
+fn why_root_is_denied(capabilities: Option<u64>) -> &'static str {
+    const CAP_DAC_OVERRIDE: u64 = 1 << 1;
+    match capabilities {
+        Some(mask) if mask & CAP_DAC_OVERRIDE == 0 => {
+            "root lacks the capability CAP_DAC_OVERRIDE here, so run this as the user that psflip runs as"
+        }
+        _ => {
+            "a security module (AppArmor, SELinux) or a user namespace denies it to root, so run this \
+             as the user that psflip runs as, in the same namespace"
+        }
     }
 }
 
@@ -344,6 +360,18 @@ mod tests {
         drop(UnixListener::bind(&path).unwrap());
         assert!(refusal(&path).contains("was killed and left it behind"), "{}", refusal(&path));
         assert!(refusal(&folder.path().join("x".repeat(120))).contains("too long for a Unix socket"));
+    }
+
+    #[test]
+    fn a_missing_capability_is_named_only_if_it_is_missing() {
+        let (none, all_but_it, all) = (0, !(1 << 1), u64::MAX);
+        for mask in [none, all_but_it] {
+            assert!(why_root_is_denied(Some(mask)).contains("lacks the capability CAP_DAC_OVERRIDE"));
+        }
+        for mask in [Some(all), Some(1 << 1), None] {
+            assert!(why_root_is_denied(mask).contains("a security module"), "{mask:?}");
+        }
+        assert!(own_capabilities().is_some(), "/proc/self/status has no CapEff");
     }
 
     #[test]
