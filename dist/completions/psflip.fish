@@ -243,7 +243,7 @@ complete -c psflip -n "__fish_psflip_using_subcommand status" -l timeline -d 'Dr
 complete -c psflip -n "__fish_psflip_using_subcommand status" -l timeout -d 'Stop waiting for an answer after this time; with --watch, for the first one' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand status" -l json -d 'Print the status as one JSON object (see docs/control.md); with --watch, one object per line'
 complete -c psflip -n "__fish_psflip_using_subcommand status" -l watch -d 'Keep running and show every change, until Ctrl-C'
-complete -c psflip -n "__fish_psflip_using_subcommand status" -l check -d 'Print one line, and exit with 1 unless a healthy child serves: for probes of containers'
+complete -c psflip -n "__fish_psflip_using_subcommand status" -l check -d 'Print one line, and exit with 1 until a child was found healthy and after a stop request: for probes of containers'
 complete -c psflip -n "__fish_psflip_using_subcommand status" -l running-config -d 'Print the configuration file as the active generation read it, and nothing else'
 complete -c psflip -n "__fish_psflip_using_subcommand status" -s h -l help -d 'Print help'
 complete -c psflip -n "__fish_psflip_using_subcommand list" -l timeout -d 'How long the psflips may take to answer' -r -f

@@ -9,7 +9,7 @@ pub const OK: u8 = 0;
 pub const EXITED_EARLY: u8 = 1;
 /// `psflip check --strict` has found a probable mistake.
 pub const WARNED: u8 = 1;
-/// `psflip status --check`: no healthy child serves.
+/// `psflip status --check`: no child was found healthy yet, or a stop was requested.
 pub const NOT_SERVING: u8 = 1;
 /// `migrate` has translated what it can, and the rest is left to the user.
 pub const LEFT_TO_DO: u8 = 1;

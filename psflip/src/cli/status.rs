@@ -26,7 +26,8 @@ pub(super) struct Status {
     /// Keep running and show every change, until Ctrl-C
     #[arg(long)]
     watch: bool,
-    /// Print one line, and exit with 1 unless a healthy child serves: for probes of containers
+    /// Print one line, and exit with 1 until a child was found healthy and after a stop request: for probes
+    /// of containers
     #[arg(long, conflicts_with_all = ["json", "watch", "timeline"])]
     check: bool,
     /// Print the configuration file as the active generation read it, and nothing else
@@ -53,8 +54,9 @@ Examples:
   psflip status -c app.toml --running-config | diff - app.toml
 
 Exit codes:
-    0  psflip answered; with --check: a healthy child serves, also during an upgrade
-    1  with --check only: the first child is not healthy yet, or the service is stopping
+    0  psflip answered; with --check: a child was found healthy, and no stop was requested since. That is also so
+       during an upgrade, while `overlap = false` replaces the child (none runs), and under `psflip hold`
+    1  with --check only: no child was found healthy yet, or a stop was requested
    78  the configuration does not say where the control socket is
   125  psflip did not answer; if the service went down without a stop request, the output shows how";
 

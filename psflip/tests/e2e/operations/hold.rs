@@ -73,6 +73,8 @@ fn requests_wait_during_a_hold_and_go_on_after_it() {
         "{held}"
     );
     watcher.output().wait(Stream::Stdout, "; connections held, each request at most 1 h 0 min");
+    let checked = done(&sandbox, &["status", "--check"]); // no reason to restart a container
+    assert!(checked.starts_with("serving: ") && checked.contains("; connections held"), "{checked}");
     let fresh = get(HttpClient::new(sandbox.path("web.sock").as_path()));
     let waiting = get(kept);
     let shown = wait_status(&sandbox, "/proxies/0/under_way", 1);

@@ -50,7 +50,7 @@ fn status_json_is_one_object() {
 
 /// A probe of Docker or Kubernetes knows exit codes alone.
 #[test]
-fn status_check_succeeds_only_while_a_healthy_child_serves() {
+fn status_check_succeeds_from_the_first_healthy_child_to_a_stop_request() {
     let sandbox = Sandbox::new();
     let check = || run(&sandbox, &["status", "--check"]);
     let config = format!("{UNTIL_FILE}[shutdown]\ntimeout = \"1h\"\n");
@@ -82,6 +82,24 @@ fn status_check_succeeds_only_while_a_healthy_child_serves() {
     old.signal(Signal::SIGKILL).unwrap();
     ended(&stopper);
     psflip.wait_exit();
+}
+
+/// A restart of the container would lose the requests that wait.
+#[test]
+fn status_check_succeeds_while_no_child_runs_during_an_upgrade() {
+    // Contract: E2
+    let sandbox = Sandbox::new();
+    let psflip = start(&sandbox, &format!("[upgrade]\noverlap = false\n{UNTIL_FILE}"));
+    let old = psflip.child();
+    hold(&sandbox);
+    let upgrade = client(&sandbox, &["upgrade"]);
+    wait_until(Deadline::default(), "the old child to exit", || (!old.is_alive()).then_some(()));
+    let (status, stdout, stderr) = run(&sandbox, &["status", "--check"]);
+    assert!(status.success() && stdout.starts_with("upgrading: generation 1, pid "), "{stdout}{stderr}");
+    let_go(&sandbox);
+    let (status, _, stderr) = ended(&upgrade);
+    assert!(status.success(), "{stderr}");
+    stop(&psflip);
 }
 
 #[test]
