@@ -98,6 +98,19 @@ pub(crate) fn files() -> Result<Vec<File>, Error> {
     Ok(files)
 }
 
+/// The files below a folder of the repository that belong to it, sorted: without what an editor or a build has left there.
+/// Without Git's directory (in a copy, in a crate's package) it is all files.
+pub(crate) fn tracked_below(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    if !root().join(".git").exists() {
+        return files_below(folder);
+    }
+    let names = crate::step::output(git(folder).args(["ls-files", "-z"]))?;
+    let mut files: Vec<PathBuf> =
+        names.split('\0').filter(|name| !name.is_empty()).map(|name| folder.join(name)).collect();
+    files.sort();
+    Ok(files)
+}
+
 /// All files below a folder, sorted.
 pub(crate) fn files_below(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let (mut files, mut folders) = (Vec::new(), vec![folder.to_owned()]);

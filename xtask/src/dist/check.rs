@@ -1,6 +1,5 @@
 //! Checks the files of a release: reproducible, complete, and readable by the programs of those who install them.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,8 +7,8 @@ use std::process::Command;
 use serde_json::Value;
 use testkit::Sandbox;
 
-use super::{Made, Plan, deb, installed, rpm, tarball};
-use crate::{Outcome, python, repo, step};
+use super::{Made, Plan, deb, installed, licences, rpm, sbom, tarball};
+use crate::{Error, Outcome, python, repo, step};
 
 /// Validates bills of materials: the library of CycloneDX's own authors, with the schema.
 const VALIDATOR: &str = "cyclonedx-python-lib[json-validation]==11.6.0";
@@ -47,6 +46,15 @@ fn is_static_and_stripped(binary: &Path) -> Outcome {
     }
     println!("static, stripped, without a path of this host: {} KiB", content.len() / 1024);
     Ok(())
+}
+
+/// Refuses a program that needs an interpreter, so libraries of its host.
+pub(super) fn is_static(binary: &Path) -> Outcome {
+    let content = fs::read(binary).map_err(|error| format!("can't read `{}`: {error}", binary.display()))?;
+    if has_interpreter(&content) == Some(false) {
+        return Ok(());
+    }
+    Err(format!("`{}` is no static program: build it by `cargo xtask dist`", binary.display()).into())
 }
 
 /// Whether a program header of an ELF64 file names an interpreter; `None` if it is no such file.
@@ -107,22 +115,29 @@ fn tarball_unpacks(made: &Made) -> Outcome {
     if listed + 1 != unpacked {
         return Err(format!("the tarball has {unpacked} files, and checksums of {listed}").into());
     }
+    let licences = fs::read_to_string(sandbox.path("share/doc/psflip").join(licences::FILE))?;
+    // The first and the last part, and the notices of libraries.
+    for part in ["Copyright (c) ", "Rust's standard library", "GNU LESSER GENERAL PUBLIC LICENSE"] {
+        if !licences.contains(part) {
+            return Err(format!("`{}` of the tarball lacks `{part}`", licences::FILE).into());
+        }
+    }
     for file in installed::FILES.iter().filter_map(|file| file.strip_prefix("usr/")) {
         if !sandbox.path(file).exists() {
             return Err(format!("the tarball has no `{file}`").into());
         }
     }
-    says_its_version(&sandbox.path("bin/psflip"), &made.version)?;
+    reports_its_version(&sandbox.path("bin/psflip"), &made.version)?;
     println!("the tarball unpacks, and its {listed} checksums are right");
     Ok(())
 }
 
-fn says_its_version(program: &Path, version: &str) -> Outcome {
-    let said = step::output(Command::new(program).arg("--version"))?;
-    if said.trim() == format!("psflip {version}") {
+fn reports_its_version(program: &Path, version: &str) -> Outcome {
+    let reported = step::output(Command::new(program).arg("--version"))?;
+    if reported.trim() == format!("psflip {version}") {
         return Ok(());
     }
-    Err(format!("`{}` calls itself `{}`, not psflip {version}", program.display(), said.trim()).into())
+    Err(format!("`{}` reports version `{}`, not psflip {version}", program.display(), reported.trim()).into())
 }
 
 /// Lists the RPM package; as root, installs it into an empty root, verifies it, and removes it.
@@ -155,26 +170,25 @@ fn rpm_installs(made: &Made, package: &Path) -> Outcome {
     if !verified.trim().is_empty() {
         return Err(format!("rpm --verify: {verified}").into());
     }
-    says_its_version(&root.join("usr/bin/psflip"), &made.version)?;
+    reports_its_version(&root.join("usr/bin/psflip"), &made.version)?;
     at(&["--erase"], Path::new("psflip"))?;
-    let left: Vec<PathBuf> =
-        ["usr/bin", "usr/lib/systemd", "usr/share/psflip", "usr/share/doc/psflip", "etc/psflip"]
-            .into_iter()
-            .map(|folder| root.join(folder))
-            .filter(|folder| {
-                folder.is_dir() && repo::files_below(folder).is_ok_and(|files| !files.is_empty())
-            })
-            .collect();
+    let left = ours(&root)?;
     if !left.is_empty() {
-        return Err(format!("rpm --erase has left files in {left:?}").into());
+        return Err(format!("rpm --erase has left {left:?}").into());
     }
     println!("RPM: {} files; installed into an empty root, verified, erased", files.lines().count());
     Ok(())
 }
 
+/// The files and directories below a root that belong to psflip, by their names or by their places.
+fn ours(root: &Path) -> Result<Vec<PathBuf>, Error> {
+    let text = step::output(Command::new("find").arg(root).args(["-path", "*psflip*", "-print"]))?;
+    Ok(text.lines().map(PathBuf::from).collect())
+}
+
 /// Whether the bills of materials name psflip's libraries. Their format is validated if there is time: `fully`.
 fn bills_are_valid(made: &Made, fully: bool) -> Outcome {
-    for bill in &made.bills {
+    for (bill, _) in made.bills.iter().take(2) {
         let content: Value = serde_json::from_str(&fs::read_to_string(bill)?)?;
         let names: Vec<&str> = content["components"]
             .as_array()
@@ -190,7 +204,7 @@ fn bills_are_valid(made: &Made, fully: bool) -> Outcome {
             }
         }
     }
-    for (bill, program) in made.bills.iter().zip([&made.programs.psflip, &made.programs.rehearse]) {
+    for (bill, program) in &made.bills {
         names_what_is_linked(&fs::read_to_string(bill)?, &fs::read(program)?)?;
     }
     if !fully {
@@ -204,20 +218,17 @@ from cyclonedx.validation.json import JsonStrictValidator
 for name in sys.argv[1:]:
     error = JsonStrictValidator(SchemaVersion.V1_5).validate_str(open(name).read())
     assert error is None, f'{name}: {error}'";
-    step::output(Command::new(python).args(["-c", script]).args(&made.bills))?;
+    step::output(Command::new(python).args(["-c", script]).args(made.bills.iter().map(|(bill, _)| bill)))?;
     println!("bills of materials: valid CycloneDX 1.5");
     Ok(())
 }
 
 /// Whether the bill names every crate whose sources the program's panics name.
 fn names_what_is_linked(bill: &str, program: &[u8]) -> Outcome {
-    let text = String::from_utf8_lossy(program);
     // `/cargo/registry/src/REGISTRY/NAME-VERSION/src/lib.rs`
-    let places = text.split("/cargo/registry/src/").skip(1).filter_map(|place| place.split('/').nth(1));
-    let linked: BTreeSet<&str> = places.collect();
+    let linked = sbom::named(program, "/cargo/registry/src/", 1);
     let (mut known, mut unknown) = (0, Vec::new());
-    for name in linked {
-        let Some((name, version)) = split_version(name) else { continue };
+    for (name, version) in linked {
         let is_in = bill.contains(&format!("\"pkg:cargo/{name}@{version}\""));
         if is_in { known += 1 } else { unknown.push(format!("{name} {version}")) }
     }
@@ -231,14 +242,6 @@ fn names_what_is_linked(bill: &str, program: &[u8]) -> Outcome {
     Ok(())
 }
 
-/// The name and the version in `h2-0.4.20` or `toml-1.2.1+spec-1.1.0`.
-fn split_version(package: &str) -> Option<(&str, &str)> {
-    let at = package
-        .match_indices('-')
-        .find(|(at, _)| package[at + 1..].starts_with(|next: char| next.is_ascii_digit()));
-    at.map(|(at, _)| (&package[..at], &package[at + 1..]))
-}
-
 /// Runs Debian's own checker, if it is installed.
 fn lint(packages: &[PathBuf]) -> Outcome {
     if !repo::is_installed("lintian") {
@@ -246,7 +249,7 @@ fn lint(packages: &[PathBuf]) -> Outcome {
         return Ok(());
     }
     let mut lintian = Command::new("lintian");
-    let said = step::output(lintian.args(["--fail-on", "error,warning", "--allow-root"]).args(packages))?;
-    println!("lintian: no findings in {} packages{said}", packages.len());
+    let findings = step::output(lintian.args(["--fail-on", "error,warning", "--allow-root"]).args(packages))?;
+    println!("lintian: no findings in {} packages{findings}", packages.len());
     Ok(())
 }

@@ -4,26 +4,27 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::licences::{self, Licences};
 use super::tree::{Tree, ZSH_OF_DEBIAN};
 use super::{Programs, TestPrograms};
 use crate::{Error, Outcome, repo, step};
 
 /// How a release is compressed: this takes seconds.
-pub(super) const SMALL: &str = "-Zxz";
+pub(super) const SMALL: &[&str] = &["-Zxz", "-z6"];
 /// How a package for a test is compressed: not at all.
-pub(super) const FAST: &str = "-Znone";
+pub(super) const FAST: &[&str] = &["-Znone"];
 
 /// Makes the package psflip of this version in `directory`; returns its path.
 pub(super) fn psflip(
     programs: &Programs,
     version: &str,
-    compression: &str,
+    compression: &[&str],
     directory: &Path,
 ) -> Result<PathBuf, Error> {
     let tree = Tree::new(directory.join("tree"))?;
     tree.fill("usr/", ZSH_OF_DEBIAN, programs)?;
     fs::create_dir_all(tree.folder.join("etc/psflip"))?;
-    pack(tree, "psflip", version, compression, directory)
+    pack(tree, "psflip", version, &programs.licences, compression, directory)
 }
 
 /// Makes the package psflip-testkit in `directory`; returns its path.
@@ -40,7 +41,7 @@ pub(super) fn testkit(programs: &TestPrograms, version: &str, directory: &Path) 
         tree.compress(&page)?;
     }
     tree.install(&repo::root().join("fixtures/README.md"), "usr/share/doc/psflip-testkit/README.md")?;
-    pack(tree, "psflip-testkit", version, SMALL, directory)
+    pack(tree, "psflip-testkit", version, &programs.licences, SMALL, directory)
 }
 
 /// Adds what every package has, and packs the tree.
@@ -48,7 +49,8 @@ fn pack(
     tree: Tree,
     name: &str,
     version: &str,
-    compression: &str,
+    licences: &Licences,
+    compression: &[&str],
     directory: &Path,
 ) -> Result<PathBuf, Error> {
     let sources = repo::root().join("dist/debian");
@@ -57,7 +59,9 @@ fn pack(
     tree.write(&format!("{doc}/changelog"), &changelog.replace("psflip (", &format!("{name} (")))?;
     tree.compress(&format!("{doc}/changelog"))?;
     let licence = fs::read_to_string(repo::root().join("LICENSE-MIT"))?;
-    tree.write(&format!("{doc}/copyright"), &copyright(&licence))?;
+    tree.write(&format!("{doc}/copyright"), &copyright(&licence, name, &licences.expression))?;
+    tree.write(&format!("{doc}/{}", licences::FILE), &licences.texts)?;
+    tree.compress(&format!("{doc}/{}", licences::FILE))?;
     let overrides = sources.join(format!("{name}.lintian-overrides"));
     tree.install(&overrides, &format!("usr/share/lintian/overrides/{name}"))?;
     let (version, architecture) = (&super::packaged(version), architecture()?);
@@ -75,9 +79,9 @@ fn pack(
     Ok(package)
 }
 
-fn build(tree: &Tree, compression: &str, package: &Path) -> Outcome {
-    let mut dpkg = Command::new("dpkg-deb");
-    dpkg.args(["--root-owner-group", "--uniform-compression", compression, "--build"]);
+fn build(tree: &Tree, compression: &[&str], package: &Path) -> Outcome {
+    let mut dpkg = super::tool("dpkg-deb");
+    dpkg.args(["--root-owner-group", "--uniform-compression"]).args(compression).arg("--build");
     step::output(dpkg.args([&tree.folder, package]).env("SOURCE_DATE_EPOCH", super::date()?)).map(drop)
 }
 
@@ -88,13 +92,17 @@ fn architecture() -> Result<String, Error> {
 
 /// The copyright file (Debian policy 12.5, machine-readable format 1.0). Every Debian system has Apache's
 /// text.
-fn copyright(mit: &str) -> String {
+fn copyright(mit: &str, name: &str, expression: &str) -> String {
+    let file = licences::FILE;
     let mit: String = mit
         .lines()
         .map(|line| if line.trim().is_empty() { " .\n".to_owned() } else { format!(" {line}\n") })
         .collect();
     format!(
-        "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\nUpstream-Name: psflip\n\nFiles: *\n\
+        "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\nUpstream-Name: psflip\n\
+         Comment:\n The programs are linked statically. With the libraries in them, their licence is\n {expression}.\n \
+         All copyright notices and texts: /usr/share/doc/{name}/{file}.gz;\n \
+         the C library's: /usr/share/common-licenses/LGPL-2.1.\n\nFiles: *\n\
          Copyright: The psflip developers\nLicense: MIT or Apache-2.0\n\nLicense: MIT\n{mit}\nLicense: Apache-2.0\n \
          See /usr/share/common-licenses/Apache-2.0.\n"
     )

@@ -55,15 +55,22 @@ pub(super) fn check(made: &Made, before: Option<&Path>) -> Outcome {
         root.dpkg(&["--install"], Some(&made.package))?;
         return root.is_complete();
     }
-    let clean = root.files()?;
+    let mut installed = root.files()?;
     root.add_child()?;
     let service = Service::start(&sandbox, &root);
     let first = service.active(None);
     let old = version(first)?;
+    if old == made.version {
+        return Err(
+            format!("--before: both packages have psflip {old}; give one of an earlier version").into()
+        );
+    }
+    let others: BTreeSet<PathBuf> = root.files()?.difference(&installed).cloned().collect();
 
     let before = service.seen();
     root.dpkg(&["--install"], Some(&made.package))?;
     root.is_complete()?;
+    installed.extend(root.files()?.difference(&others).cloned());
     service.is_undisturbed(first, &before, "the installation of the new version")?;
     is_version(first, &old)?;
 
@@ -91,7 +98,7 @@ pub(super) fn check(made: &Made, before: Option<&Path>) -> Outcome {
     if service.active(None) != second {
         return Err("an upgrade without the program took the service".into());
     }
-    root.is_clean(&clean)?;
+    root.is_clean(&installed)?;
     service.stop(second)?;
     println!("it ran on when the package was removed and purged, and nothing of the package is left");
     Ok(())
@@ -112,10 +119,12 @@ fn earlier(made: &Made, sandbox: &Sandbox) -> Result<PathBuf, Error> {
     let programs = Programs {
         psflip: renumbered(&made.programs.psflip)?,
         rehearse: renumbered(&made.programs.rehearse)?,
+        licences: made.programs.licences.clone(),
     };
-    let said = step::output(Command::new(&programs.psflip).arg("--version"))?;
-    if said.trim() != format!("psflip {zeros}") {
-        return Err(format!("an earlier psflip could not be made: it calls itself `{}`", said.trim()).into());
+    let reported = step::output(Command::new(&programs.psflip).arg("--version"))?;
+    if reported.trim() != format!("psflip {zeros}") {
+        let reported = reported.trim();
+        return Err(format!("an earlier psflip could not be made: it reports version `{reported}`").into());
     }
     deb::psflip(&programs, &zeros, deb::FAST, &sandbox.path("earlier"))
 }
@@ -134,8 +143,8 @@ fn renumbered(content: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
 /// The version of the program that a process executes, also if its file has been replaced.
 fn version(process: Process) -> Result<String, Error> {
     let program = format!("/proc/{}/exe", process.pid());
-    let said = step::output(Command::new(program).arg("--version"))?;
-    Ok(said.trim().trim_start_matches("psflip ").to_owned())
+    let reported = step::output(Command::new(program).arg("--version"))?;
+    Ok(reported.trim().trim_start_matches("psflip ").to_owned())
 }
 
 fn is_version(process: Process, wanted: &str) -> Outcome {
@@ -162,7 +171,8 @@ impl Root {
 
     fn dpkg(&self, action: &[&str], package: Option<&Path>) -> Result<String, Error> {
         let mut dpkg = Command::new("dpkg");
-        dpkg.arg("--root").arg(&self.0).args(["--force-not-root", "--log=/dev/null"]);
+        // The host's configuration may exclude documentation.
+        dpkg.arg("--root").arg(&self.0).args(["--force-not-root", "--log=/dev/null", "--path-include=/*"]);
         step::output(dpkg.args(action).args(package))
     }
 

@@ -3,18 +3,22 @@
 mod check;
 mod deb;
 mod installed;
+mod licences;
 mod rpm;
 mod sbom;
 mod tarball;
 mod tree;
 mod twice;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::args::Args;
 use crate::{Error, Outcome, binaries, docs, repo, step};
+
+use licences::Licences;
 
 pub(crate) const USAGE: &str = "\
 cargo xtask dist [--check] [--binary FILE] [--before PACKAGE] [--no-docs] [--twice]
@@ -26,10 +30,11 @@ Makes in target/dist:
   psflip_VERSION_ARCH.deb                 the same for Debian
   psflip-testkit_VERSION_ARCH.deb         the programs for tests
   psflip-VERSION-1.ARCH.rpm               as psflip's .deb, if rpmbuild is installed
-  psflip.cdx.json, psflip-rehearse.cdx.json  what is linked into the programs (CycloneDX)
+  PROGRAM.cdx.json                        what is linked into each program (CycloneDX)
   SHA256SUMS                              checksums of all
 No package has scripts: installing one starts and stops nothing, and a running service uses the new psflip from its next
-upgrade on. All files are the same, byte for byte, for the same commit and the same compiler.
+upgrade on. All files are the same, byte for byte, for the same commit, compiler, C library and packaging tools. The files of
+an earlier run are replaced at the end, when all steps have succeeded.
 
   --check           then make the packages once more and compare, and read them by the programs of their users; as root, install
                     psflip's into an empty root, install a newer one while a service runs there, upgrade it, remove and purge
@@ -72,18 +77,37 @@ pub(crate) struct Plan {
 struct Programs {
     psflip: PathBuf,
     rehearse: PathBuf,
+    licences: Licences,
 }
 
 /// The programs of the package psflip-testkit.
 struct TestPrograms {
     fixture: PathBuf,
     launch: PathBuf,
+    licences: Licences,
 }
 
-/// Builds the programs, packs them, and checks the packages on request.
+/// Builds the programs, packs them, and checks the packages on request. What an earlier run has left in target/dist is
+/// replaced at the end, when everything is there.
 pub(crate) fn make(plan: &Plan) -> Outcome {
-    let directory = empty(repo::target_dir()?.join("dist"))?;
     let version = version()?;
+    if let Some(binary) = &plan.binary {
+        check::is_static(binary)?;
+    }
+    let target = repo::target_dir()?;
+    let (new, directory) = (empty(target.join("dist-new"))?, target.join("dist"));
+    let made = pack(plan, version, &new)?;
+    let sums = sums(&new)?;
+    if plan.check {
+        check::check(&made, plan).map_err(|error| format!("{error}\nthe files are in {}", new.display()))?;
+    }
+    empty(directory.clone())?;
+    fs::rename(&new, &directory)?;
+    println!("{sums}in {}", directory.display());
+    Ok(())
+}
+
+fn pack(plan: &Plan, version: String, directory: &Path) -> Result<Made, Error> {
     let keep = |program: PathBuf, name: &str| -> Result<PathBuf, Error> {
         let kept = directory.join(name);
         fs::copy(program, &kept)?;
@@ -92,29 +116,61 @@ pub(crate) fn make(plan: &Plan) -> Outcome {
     let programs = Programs {
         psflip: keep(plan.binary.clone().map_or_else(binaries::build_static, Ok)?, "psflip")?,
         rehearse: keep(binaries::build_rehearse()?, "psflip-rehearse")?,
+        licences: licences_of(["psflip", "psflip-rehearse"])?,
     };
-    let tarball = tarball::make(&programs, &version, &directory)?;
-    let package = deb::psflip(&programs, &version, deb::SMALL, &directory)?;
+    let tarball = tarball::make(&programs, &version, directory)?;
+    let package = deb::psflip(&programs, &version, deb::SMALL, directory)?;
     let mut packages = vec![package.clone()];
+    let mut described =
+        vec![("psflip", programs.psflip.clone()), ("psflip-rehearse", programs.rehearse.clone())];
     if plan.all {
         let programs = TestPrograms {
             fixture: keep(binaries::build_fixture()?, "psflip-fixture")?,
             launch: keep(binaries::build_launch()?, "testkit-launch")?,
+            licences: licences_of(["psflip-fixtures", "psflip-testkit"])?,
         };
-        packages.push(deb::testkit(&programs, &version, &directory)?);
+        packages.push(deb::testkit(&programs, &version, directory)?);
+        described.extend([("psflip-fixtures", programs.fixture), ("psflip-testkit", programs.launch)]);
     }
     let rpm = if repo::is_installed("rpmbuild") {
-        Some(rpm::make(&programs, &version, &directory)?)
+        Some(rpm::make(&programs, &version, directory)?)
     } else {
         println!("no RPM package: rpmbuild is not installed");
         None
     };
-    let bills =
-        [sbom::make("psflip", &version, &directory)?, sbom::make("psflip-rehearse", &version, &directory)?];
-    print!("{}", sums(&directory)?);
-    println!("in {}", directory.display());
-    let made = Made { programs, version, tarball, package, packages, rpm, bills };
-    if plan.check { check::check(&made, plan) } else { Ok(()) }
+    let mut bills = Vec::new();
+    for (package, program) in described {
+        bills.push((sbom::make(package, &program, &version, directory)?, program));
+    }
+    Ok(Made { programs, version, tarball, package, packages, rpm, bills })
+}
+
+/// The licences of what is linked into the programs of these crates.
+fn licences_of(packages: [&str; 2]) -> Result<Licences, Error> {
+    let mut crates = BTreeSet::new();
+    for package in packages {
+        crates.extend(sbom::linked(package)?.crates);
+    }
+    licences::of(&crates, &sbom::libc()?)
+}
+
+/// A program that packs, without settings of this user that would change the packages.
+fn tool(program: &str) -> Command {
+    let mut command = Command::new(program);
+    let settings = [
+        "TAR_OPTIONS",
+        "GZIP",
+        "XZ_OPT",
+        "XZ_DEFAULTS",
+        "DPKG_DEB_COMPRESSOR_TYPE",
+        "DPKG_DEB_COMPRESSOR_LEVEL",
+    ];
+    for name in settings {
+        command.env_remove(name);
+    }
+    // Several threads compress a large file in parts.
+    command.envs([("LC_ALL", "C"), ("TZ", "UTC"), ("DPKG_DEB_THREADS_MAX", "1")]);
+    command
 }
 
 /// The files of a release.
@@ -127,7 +183,8 @@ struct Made {
     /// All Debian packages.
     packages: Vec<PathBuf>,
     rpm: Option<PathBuf>,
-    bills: [PathBuf; 2],
+    /// Each bill of materials with its program; those of psflip and psflip-rehearse come first.
+    bills: Vec<(PathBuf, PathBuf)>,
 }
 
 /// The program that is missing to make a package on this host, if any.

@@ -2,10 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use super::Programs;
 use super::tree::{Tree, ZSH};
+use super::{Programs, licences};
 use crate::{Error, repo, step};
 
 /// Makes the package in `directory`; returns its path.
@@ -15,16 +14,20 @@ pub(super) fn make(programs: &Programs, version: &str, directory: &Path) -> Resu
     for file in ["LICENSE-MIT", "LICENSE-APACHE"] {
         tree.install(&repo::root().join(file), &format!("usr/share/licenses/psflip/{file}"))?;
     }
+    tree.write(&format!("usr/share/licenses/psflip/{}", licences::FILE), &programs.licences.texts)?;
     fs::create_dir_all(tree.folder.join("etc/psflip"))?;
     tree.set_modes()?;
     let top = directory.join("rpmbuild");
     let spec = fs::read_to_string(repo::root().join("dist/psflip.spec"))?
         .replace("@VERSION@", &super::packaged(version))
+        .replace("@LICENSE@", &programs.licences.expression)
         .replace("@FILES@", &files(&tree)?)
         .replace("@TREE@", &tree.folder.to_string_lossy());
     fs::create_dir_all(&top)?;
     fs::write(top.join("psflip.spec"), spec)?;
-    let mut rpmbuild = Command::new("rpmbuild");
+    let mut rpmbuild = super::tool("rpmbuild");
+    // Macros of this user, such as another compression, are in ~/.rpmmacros.
+    rpmbuild.env("HOME", &top);
     rpmbuild.args(["-bb", "--quiet", "--target", std::env::consts::ARCH]);
     rpmbuild.arg("--define").arg(format!("_topdir {}", top.display())).arg(top.join("psflip.spec"));
     step::output(rpmbuild.env("SOURCE_DATE_EPOCH", super::date()?))?;
@@ -38,7 +41,10 @@ pub(super) fn make(programs: &Programs, version: &str, directory: &Path) -> Resu
 
 /// The spec's list of files: licences and documentation are marked as such.
 fn files(tree: &Tree) -> Result<String, Error> {
-    let mut lines = String::from("%dir /etc/psflip\n%dir /usr/share/psflip\n%dir /usr/share/doc/psflip\n");
+    let mut lines = String::from("%dir /etc/psflip\n");
+    for folder in tree.own_folders()? {
+        lines += &format!("%dir \"/{}\"\n", folder.display());
+    }
     for file in tree.files()? {
         let mark = match file {
             _ if file.starts_with("usr/share/licenses") => "%license ",

@@ -2,10 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use super::Programs;
 use super::tree::{Tree, ZSH};
+use super::{Programs, licences};
 use crate::{Error, Outcome, repo, step};
 
 /// Makes the tarball in `directory`; returns its path.
@@ -20,25 +19,27 @@ pub(super) fn make(programs: &Programs, version: &str, directory: &Path) -> Resu
     for file in ["LICENSE-MIT", "LICENSE-APACHE", "CHANGELOG.md"] {
         tree.install(&repo::root().join(file), &format!("share/doc/psflip/{file}"))?;
     }
+    tree.write(&format!("share/doc/psflip/{}", licences::FILE), &programs.licences.texts)?;
     let sums = tree.sums("sha256sum")?;
     tree.write("share/doc/psflip/SHA256SUMS", &sums)?;
     tree.set_modes()?;
     let tarball = directory.join(format!("{name}.tar.gz"));
-    pack(directory, &name, &tarball)?;
+    pack(directory, &tree.files()?, &name, &tarball)?;
     tree.remove()?;
     Ok(tarball)
 }
 
-/// Packs the folder with sorted names, one owner and one time, and without what only some systems record.
-fn pack(directory: &Path, name: &str, tarball: &Path) -> Outcome {
+/// Packs the files with sorted names, one owner and one time, and without what only some systems record. There are no
+/// entries of directories: tar would give /usr/local and those below it their modes.
+fn pack(directory: &Path, files: &[PathBuf], name: &str, tarball: &Path) -> Outcome {
     let plain = tarball.with_extension("");
-    let mut tar = Command::new("tar");
-    tar.args(["--create", "--format=ustar", "--sort=name", "--owner=root:0", "--group=root:0"]);
+    let mut tar = super::tool("tar");
+    tar.args(["--create", "--format=ustar", "--owner=root:0", "--group=root:0"]);
     tar.arg(format!("--mtime=@{}", super::date()?))
         .arg("--directory")
         .arg(directory)
         .arg("--file")
         .arg(&plain);
-    step::output(tar.arg(name))?;
-    step::output(Command::new("gzip").args(["-9", "-n", "--force"]).arg(&plain)).map(drop)
+    step::output(tar.args(files.iter().map(|file| Path::new(name).join(file))))?;
+    step::output(super::tool("gzip").args(["-9", "-n", "--force"]).arg(&plain)).map(drop)
 }

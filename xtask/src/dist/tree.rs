@@ -1,5 +1,6 @@
 //! Lays out the files of a package in a folder, without timestamps or other varying data.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -45,7 +46,7 @@ impl Tree {
         for (from, to) in SHARED {
             self.install(&root.join(from), &format!("{prefix}{to}"))?;
         }
-        for page in repo::files_below(&root.join("dist/man"))? {
+        for page in repo::tracked_below(&root.join("dist/man"))? {
             self.manual(&page, prefix)?;
         }
         Ok(())
@@ -64,7 +65,7 @@ impl Tree {
     pub(super) fn install(&self, from: &Path, to: &str) -> Outcome {
         let target = self.folder.join(to);
         if from.is_dir() {
-            for file in repo::files_below(from)? {
+            for file in repo::tracked_below(from)? {
                 copy(&file, &target.join(file.strip_prefix(from)?))?;
             }
             return Ok(());
@@ -81,13 +82,23 @@ impl Tree {
 
     /// Replaces a file by `FILE.gz`, without name and time in it.
     pub(super) fn compress(&self, name: &str) -> Outcome {
-        step::output(Command::new("gzip").args(["-9", "-n", "--force"]).arg(self.folder.join(name))).map(drop)
+        step::output(super::tool("gzip").args(["-9", "-n", "--force"]).arg(self.folder.join(name))).map(drop)
     }
 
     /// All files, sorted, by their paths in the tree.
     pub(super) fn files(&self) -> Result<Vec<PathBuf>, Error> {
         let files = repo::files_below(&self.folder)?;
         files.iter().map(|file| Ok(file.strip_prefix(&self.folder)?.to_owned())).collect()
+    }
+
+    /// The folders that no other package has: those with psflip's name, and all below them.
+    pub(super) fn own_folders(&self) -> Result<BTreeSet<PathBuf>, Error> {
+        let mut folders = BTreeSet::new();
+        for file in self.files()? {
+            let above = file.ancestors().skip(1).filter(|folder| folder.iter().any(|name| name == "psflip"));
+            folders.extend(above.map(Path::to_owned));
+        }
+        Ok(folders)
     }
 
     /// The checksums of all files, in the format of `program`, such as sha256sum.
@@ -102,7 +113,7 @@ impl Tree {
             .try_fold(0, |sum, file| Ok(sum + fs::metadata(self.folder.join(file))?.len().div_ceil(1024)))
     }
 
-    /// Sets 755 for folders and programs and 644 for all other files, whatever the umask is.
+    /// Sets 755 for folders and for files that their owner may execute, and 644 for all others, whatever the umask is.
     pub(super) fn set_modes(&self) -> Outcome {
         let mut folders = vec![self.folder.clone()];
         while let Some(folder) = folders.pop() {
@@ -114,7 +125,7 @@ impl Tree {
                     continue;
                 }
                 let program =
-                    folder.ends_with("bin") || path.extension().is_some_and(|extension| extension == "sh");
+                    folder.ends_with("bin") || fs::metadata(&path)?.permissions().mode() & 0o100 != 0;
                 fs::set_permissions(&path, PermissionsExt::from_mode(if program { 0o755 } else { 0o644 }))?;
             }
         }
