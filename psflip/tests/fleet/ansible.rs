@@ -71,19 +71,27 @@ pub(crate) fn configure(sandbox: &Sandbox, hosts: &[Host], key: &Path) {
     sandbox.write("ansible.cfg", settings);
 }
 
+/// Writes the variables of docs/fleet.md, and those that this test needs besides. Nothing is enabled: the units of a
+/// machine are not in `/etc`.
+pub(crate) fn write_group_vars(sandbox: &Sandbox) {
+    let (_, recipe) = include_str!("../../../docs/fleet.md").split_once("```yaml\n").expect("a recipe");
+    let (recipe, _) = recipe.split_once("```").expect("its end");
+    let own = "psflip_service_root: /var/lib/app\npsflip_service_enabled: false\n\
+               psflip_service_binary: \"{{ inventory_dir }}/psflip\"\n";
+    sandbox.write("group_vars/psflip.yml", format!("{recipe}{own}"));
+}
+
 /// A run of the playbook that rolls a release out.
 pub(crate) struct Rollout {
     playbook: Arc<Running>,
 }
 
 impl Rollout {
-    /// Starts it with these variables and arguments.
+    /// Starts it with the release in `build`, and with these variables and arguments.
     pub(crate) fn start(sandbox: &Sandbox, release: &str, vars: &str, args: &[&str]) -> Self {
-        let src = sandbox.path("releases").join(release);
-        let vars =
-            format!("psflip_service_release={release} psflip_service_release_src={} {vars}", src.display());
+        let vars = format!("psflip_service_release={release} {vars}");
         let playbook = command(sandbox, "ansible-playbook").arg("psflip.service.rolling");
-        Self { playbook: playbook.args(["-e", "@vars.yml", "-e", &vars]).args(args).start() }
+        Self { playbook: playbook.args(["-e", &vars]).args(args).start() }
     }
 
     /// Waits for its end. Returns whether it succeeded, and what it printed.

@@ -34,11 +34,6 @@ pub(crate) fn join(sandbox: &Sandbox, number: usize, init: Process) {
     }
 }
 
-/// Unplugs a host.
-pub(crate) fn unplug(sandbox: &Sandbox, number: usize) {
-    ip(sandbox, &["link", "set", &port(number), "down"]);
-}
-
 fn port(number: usize) -> String {
     format!("host{number}")
 }

@@ -40,8 +40,8 @@ impl Fleet {
         let hosts = hosts::boot(&sandbox, &key)?;
         ansible::configure(&sandbox, &hosts, &key);
         ansible::install_collection(&sandbox);
-        write_releases(&sandbox);
-        write_variables(&sandbox);
+        sandbox.write("templates/app.toml.j2", include_str!("files/app.toml.j2"));
+        ansible::write_group_vars(&sandbox);
         let fleet = Self { started, hosts, sandbox, probe: None };
         fleet.run("1", "bake=10ms psflip_serial=100%", &[]);
         Some(fleet)
@@ -67,7 +67,7 @@ impl Fleet {
     /// Rolls out, which has to succeed.
     #[track_caller]
     fn run(&self, release: &str, vars: &str, args: &[&str]) -> (u64, String) {
-        let (succeeded, output) = Rollout::start(&self.sandbox, release, vars, args).wait();
+        let (succeeded, output) = self.start(release, vars, args).wait();
         assert!(succeeded, "{output}\n{}", self.journals());
         self.shown(release, output)
     }
@@ -75,9 +75,21 @@ impl Fleet {
     /// Rolls out, which has to fail.
     #[track_caller]
     fn fails(&self, release: &str, vars: &str) -> String {
-        let (succeeded, output) = Rollout::start(&self.sandbox, release, vars, &[]).wait();
+        self.failed(release, &self.start(release, vars, &[]))
+    }
+
+    /// Waits for the end of a roll-out that has to fail.
+    #[track_caller]
+    fn failed(&self, release: &str, rollout: &Rollout) -> String {
+        let (succeeded, output) = rollout.wait();
         assert!(!succeeded, "{output}");
         self.shown(release, output).1
+    }
+
+    /// Starts to roll a release out.
+    fn start(&self, release: &str, vars: &str, args: &[&str]) -> Rollout {
+        build(&self.sandbox, release);
+        Rollout::start(&self.sandbox, release, vars, args)
     }
 
     /// What a host's service wrote.
@@ -116,31 +128,16 @@ fn new_key(sandbox: &Sandbox) -> PathBuf {
     key
 }
 
-/// Releases by name: they differ in how their server behaves.
-fn write_releases(sandbox: &Sandbox) {
-    let server = |version: &str| {
-        format!(
-            "exec /usr/bin/http-server --tcp 127.0.0.1:$PORT --name $NAME --version-tag {version} \
-             --delay 20ms --unhealthy-while-file /run/psflip/app/sick-{version}\n"
-        )
-    };
-    for version in ["1", "2", "3"] {
-        sandbox.write(format!("releases/{version}/server.sh"), server(version));
-    }
-    sandbox.write("releases/bad/server.sh", "echo 'fatal: no database' >&2\nexit 3\n");
-}
-
-/// What a user has in group_vars. Nothing is enabled: the units of a machine are not in `/etc`.
-fn write_variables(sandbox: &Sandbox) {
-    sandbox.write("app.toml.j2", include_str!("files/app.toml.j2"));
-    let here = sandbox.dir().display();
-    sandbox.write(
-        "vars.yml",
-        format!(
-            "psflip_service_name: app\npsflip_service_root: /var/lib/app\npsflip_service_enabled: false\n\
-             psflip_service_binary: {here}/psflip\npsflip_service_template: {here}/app.toml.j2\n"
+/// Writes a release into `build`, as a build does. They differ in how their server behaves.
+fn build(sandbox: &Sandbox, release: &str) {
+    let server = match release {
+        "bad" => "echo 'fatal: no database' >&2\nexit 3\n".to_owned(),
+        _ => format!(
+            "exec /usr/bin/http-server --tcp 127.0.0.1:$PORT --name $NAME --version-tag {release} \
+             --delay 20ms --unhealthy-while-file /run/psflip/app/sick-{release}\n"
         ),
-    );
+    };
+    sandbox.write("build/server.sh", server);
 }
 
 #[test]
@@ -149,62 +146,96 @@ fn releases_are_rolled_out_over_five_hosts_behind_haproxy() {
     let Some(mut fleet) = Fleet::new() else { return };
     fleet.assert_serve(&[(1, "1"); HOSTS]);
     fleet.load();
-
-    // Check mode shows the difference of the configuration, and changes nothing.
-    let vars = "bake=2s greeting=hello";
-    let (_, output) = fleet.run("2", vars, &["--check", "--diff", "--limit", "h1"]);
-    assert!(output.contains("+GREETING = \"hello\"") && output.contains("-bake = \"10ms\""), "{output}");
-    assert!(recap(&output, "h1", "changed") > 0, "{output}");
-    fleet.assert_serve(&[(1, "1"); HOSTS]);
-    assert!(!fleet.hosts[0].path("/var/lib/app/releases/2").exists());
-
-    // A good release over all, one host first. A second run changes nothing.
-    fleet.run("2", "bake=2s greeting=hello psflip_serial=40%", &[]);
-    fleet.assert_serve(&[(2, "2"); HOSTS]);
-    let (_, output) = fleet.run("2", "bake=2s greeting=hello psflip_serial=100%", &[]);
-    for host in &fleet.hosts {
-        assert_eq!(recap(&output, &host.name(), "changed"), 0, "{output}");
-    }
-    fleet.assert_serve(&[(2, "2"); HOSTS]);
-
-    // A bad one stops at the first host, which has the old files again.
-    let output = fleet.fails("bad", LONG_BAKE);
-    for part in ["the child exited before it was healthy: exit code 3", "fatal: no database"] {
-        assert!(output.contains(part), "`{part}` is missing in {output}");
-    }
-    assert_eq!(recap(&output, "h1", "failed"), 1, "{output}");
-    fleet.assert_serve(&[(2, "2"); HOSTS]);
-    assert!(!fleet.hosts[1].path("/var/lib/app/releases/bad").exists(), "{output}");
-
-    // One that is healthy for a moment: host 2 goes back by itself, and host 1 is rolled back.
-    let rollout = Rollout::start(&fleet.sandbox, "3", LONG_BAKE, &[]);
-    wait_until(Deadline::after(ansible::PLAYBOOK), "an answer of release 3 on host 2", || {
-        fleet.probe().report().by_tag.contains_key("h2 3").then_some(())
-    });
-    fs::write(fleet.hosts[1].path("/run/psflip/app/sick-3"), "").expect("the directory of the service");
-    let (succeeded, output) = rollout.wait();
-    assert!(!succeeded, "{output}");
-    let (_, output) = fleet.shown("3", output);
-    // How soon that is noticed depends on how busy this host is: before the next host, or at the end.
-    for part in [": h2 has lost the new version", "the health check failed in the bake"] {
-        assert!(output.contains(part), "`{part}` is missing in {output}");
-    }
-    fleet.assert_serve(&[(2, "2"); HOSTS]);
-    let last = |host: &Host| host.status()["history"].as_array().and_then(|all| all.last().cloned());
-    for host in &fleet.hosts[..2] {
-        assert_eq!(last(host).expect("a record")["result"], "rolled_back", "{output}");
-    }
-
+    check_mode_changes_nothing(&fleet);
+    a_good_release_is_on_all_hosts(&fleet);
+    bad_ones_stop_at_the_first_host(&fleet);
+    one_that_is_bad_in_its_bake_is_rolled_back(&fleet);
+    a_host_is_lost(&fleet);
     let report = fleet.probe.take().expect("clients").finish();
     report.assert_no_failures();
     for host in 1..=HOSTS {
         assert!(report.by_tag.contains_key(&format!("{} 2", hosts::name(host))), "{report}");
     }
+}
 
-    // A host that is down is found before anything changes.
-    fleet.hosts[3].machine.systemctl(["stop", "sshd"]).unwrap();
-    network::unplug(&fleet.sandbox, 4);
-    let output = fleet.fails("3", LONG_BAKE);
-    assert!(output.contains("h4 is down") && output.contains("Nothing was changed"), "{output}");
+/// It shows the difference of the configuration.
+fn check_mode_changes_nothing(fleet: &Fleet) {
+    let vars = "bake=2s greeting=hello";
+    let (_, output) = fleet.run("2", vars, &["--check", "--diff", "--limit", "h1"]);
+    assert_has(&output, &["+GREETING = \"hello\"", "-bake = \"10ms\""]);
+    assert!(recap(&output, "h1", "changed") > 0, "{output}");
+    fleet.assert_serve(&[(1, "1"); HOSTS]);
+    assert!(!fleet.hosts[0].path("/var/lib/app/releases/2").exists());
+}
+
+/// A second run changes nothing.
+fn a_good_release_is_on_all_hosts(fleet: &Fleet) {
+    let vars = "bake=2s greeting=hello psflip_serial=100%";
+    fleet.run("2", vars, &[]);
     fleet.assert_serve(&[(2, "2"); HOSTS]);
+    let (_, output) = fleet.run("2", vars, &[]);
+    for host in &fleet.hosts {
+        assert_eq!(recap(&output, &host.name(), "changed"), 0, "{output}");
+    }
+    fleet.assert_serve(&[(2, "2"); HOSTS]);
+}
+
+/// The first host has the old files again.
+fn bad_ones_stop_at_the_first_host(fleet: &Fleet) {
+    let exits = ["the child exited before it was healthy: exit code 3", "fatal: no database"];
+    let refused = ["`soon` is not a duration"];
+    for (release, vars, parts) in [("bad", LONG_BAKE, &exits[..]), ("3", "bake=soon", &refused)] {
+        let output = fleet.fails(release, vars);
+        assert_has(&output, parts);
+        assert_eq!(recap(&output, "h1", "failed"), 1, "{output}");
+        fleet.assert_serve(&[(2, "2"); HOSTS]);
+        let config =
+            fs::read_to_string(fleet.hosts[0].path("/etc/psflip/app.toml")).expect("a configuration");
+        assert!(config.contains("bake = \"2s\""), "{config}");
+        assert!(!fleet.hosts[1].path("/var/lib/app/releases").join(release).exists(), "{output}");
+    }
+}
+
+/// Host 2 goes back by itself, and host 1 is rolled back.
+fn one_that_is_bad_in_its_bake_is_rolled_back(fleet: &Fleet) {
+    let rollout = fleet.start("3", LONG_BAKE, &[]);
+    wait_until(Deadline::after(ansible::PLAYBOOK), "an answer of release 3 on host 2", || {
+        fleet.probe().report().by_tag.contains_key("h2 3").then_some(())
+    });
+    fs::write(fleet.hosts[1].path("/run/psflip/app/sick-3"), "").expect("the directory of the service");
+    let output = fleet.failed("3", &rollout);
+    // How soon that is noticed depends on how busy this host is: before the next host, or at the end.
+    assert_has(&output, &[": h2 has lost the new version", "the health check failed in the bake"]);
+    fleet.assert_serve(&[(2, "2"); HOSTS]);
+    let last = |host: &Host| host.status()["history"].as_array().and_then(|all| all.last().cloned());
+    for host in &fleet.hosts[..2] {
+        assert_eq!(last(host).expect("a record")["result"], "rolled_back", "{output}");
+    }
+}
+
+/// Host 2 becomes unreachable while it gets the release, and host 1 is rolled back. The next run finds it before
+/// anything changes.
+fn a_host_is_lost(fleet: &Fleet) {
+    let rollout = fleet.start("4", LONG_BAKE, &[]);
+    let gets = fleet.hosts[1].path("/var/lib/app/releases/4");
+    wait_until(Deadline::after(ansible::PLAYBOOK), "release 4 on host 2", || gets.exists().then_some(()));
+    fleet.hosts[1].machine.systemctl(["stop", "sshd"]).unwrap();
+    let output = fleet.failed("4", &rollout);
+    assert_has(
+        &output,
+        &["unreachable", "hosts with the old version again: h1;", "their upgrade goes on: h2;"],
+    );
+    let serve: Vec<_> = fleet.hosts.iter().filter(|host| host.number != 2).map(Host::serves).collect();
+    assert!(serve.iter().all(|(number, release)| (*number, release.as_str()) == (2, "2")), "{serve:?}");
+
+    let output = fleet.fails("5", LONG_BAKE);
+    assert_has(&output, &["h2 is down", "Nothing was changed"]);
+    assert!(fleet.hosts.iter().all(|host| !host.path("/var/lib/app/releases/5").exists()), "{output}");
+}
+
+#[track_caller]
+fn assert_has(output: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(output.contains(part), "`{part}` is missing in {output}");
+    }
 }

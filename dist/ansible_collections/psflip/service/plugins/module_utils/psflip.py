@@ -92,6 +92,12 @@ class Psflip(object):
         return output if code == 0 else None
 
 
+def result_of_upgrade(status, number):
+    """How this upgrade has ended; None if it has not, or is too long ago."""
+    records = [one for one in status.get('history') or [] if number is not None and one.get('upgrade') == number]
+    return records[-1].get('result') if records else None
+
+
 def describe(status):
     """What a service does, for an error."""
     if status.get('bake_left_ms') is not None:

@@ -23,6 +23,15 @@ options:
     description:
       - Roll back only if this generation bakes, so that the upgrade of another person is left alone.
     type: int
+  upgrade:
+    description:
+      - Roll back only if what bakes came by this upgrade, a number that M(psflip.service.psflip_upgrade) returns.
+    type: int
+  timeout:
+    description:
+      - How long to wait until the new generation is gone, as psflip writes durations (V(30s)). The old one has the
+        traffic at once; the roll-back goes on after it.
+    type: str
   required:
     description:
       - Fail if there is nothing to roll back.
@@ -73,12 +82,17 @@ reason:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.psflip.service.plugins.module_utils import psflip as common
 
+# The exit code of `psflip rollback` that has requested the roll-back and then waited too long.
+TIMED_OUT = 124
+
 
 def main():
     module = AnsibleModule(
         argument_spec=dict(
             common.ARGUMENTS,
             generation=dict(type='int'),
+            upgrade=dict(type='int'),
+            timeout=dict(type='str'),
             required=dict(type='bool', default=False),
         ),
         mutually_exclusive=common.EXCLUSIVE,
@@ -87,8 +101,10 @@ def main():
     )
     psflip = common.Psflip(module)
     status = psflip.need_status()
-    bakes = (status.get('upgrade') or {}).get('to') if status.get('bake_left_ms') is not None else None
+    under_way = (status.get('upgrade') or {}) if status.get('bake_left_ms') is not None else {}
+    bakes = under_way.get('to')
     wanted = module.params['generation']
+    number = module.params['upgrade']
     result = dict(generation=status['generation'])
 
     def leave(reason):
@@ -100,11 +116,14 @@ def main():
         leave('no generation bakes: there is nothing to roll back')
     if wanted is not None and bakes != wanted:
         leave('generation %d does not bake; generation %d does' % (wanted, bakes))
+    if number is not None and under_way.get('upgrade') != number:
+        leave('generation %d bakes by upgrade %s, not by upgrade %d' % (bakes, under_way.get('upgrade'), number))
     result['rolled_back'] = bakes
     if module.check_mode:
         module.exit_json(changed=True, **result)
-    code, dummy, errors = psflip.run('rollback')
-    if code == 0:
+    timeout = ['--timeout', module.params['timeout']] if module.params['timeout'] else []
+    code, dummy, errors = psflip.run('rollback', *timeout)
+    if code in (0, TIMED_OUT):
         module.exit_json(changed=True, **result)
     del result['rolled_back']
     # Its bake may have ended, or another client may have rolled it back, since the status was read.

@@ -13,6 +13,8 @@ version_added: 0.1.0
 description:
   - Runs C(psflip upgrade) if something is new on the host, and waits for the result. The new version has to prove that
     it is healthy; if it does not, the old one keeps serving and the task fails with psflip's reason.
+  - If the result is not known, because O(timeout) expired or C(psflip upgrade) was interrupted, the task fails and
+    says so. The upgrade goes on, so look at the service before you change its files.
   - Something is new if the configuration file, psflip itself, the child's program, its working directory, a file of
     code among its arguments (for example C(python3 app.py)) or a file of C(env_file) differs from what the running
     generation was started from. A symlink such as C(current) that leads to another release counts.
@@ -69,7 +71,8 @@ options:
   candidate:
     description:
       - The text of a configuration that an earlier task would have written. In check mode it takes the place of the
-        file, which is still the old one.
+        file, which is still the old one. It is neither logged nor in the difference, since the task that would have
+        written it shows that.
     type: str
 attributes:
   check_mode:
@@ -183,7 +186,8 @@ LINES = '20'
 # Exit codes of `psflip upgrade`.
 ROLLED_BACK = 3
 NOT_CLEAN = 4
-TIMED_OUT = 124
+FAILED = 1
+UNKNOWN = (124, 130)
 
 
 def command(module):
@@ -252,14 +256,15 @@ def last_lines(module, child, since):
 def sentence(code, result, errors):
     """Why the task fails, in psflip's words."""
     reason = result.get('reason') or errors.strip()
-    if code == TIMED_OUT:
-        return errors.strip() or 'the upgrade has not ended within `timeout`, and goes on'
+    if code in UNKNOWN:
+        return 'the outcome of the upgrade is not known, and it goes on: %s' % (reason or 'exit code %d' % code)
     if code == NOT_CLEAN:
         return 'generation %s is active, but: %s' % (result['generation'], reason)
     if 'upgrade' not in result:
         return reason or 'psflip upgrade: exit code %d' % code
     what = 'was rolled back' if code == ROLLED_BACK or result['rolled_back'] else 'failed'
-    return 'upgrade %s %s; the old version keeps serving: %s' % (result['upgrade'], what, reason)
+    keeps = '; the old version keeps serving' if code in (FAILED, ROLLED_BACK) else ''
+    return 'upgrade %s %s%s: %s' % (result['upgrade'], what, keeps, reason or 'exit code %d' % code)
 
 
 def upgrade(module, psflip, result):
@@ -276,7 +281,7 @@ def upgrade(module, psflip, result):
         lines = last_lines(module, child, began - 1)
         if lines:
             result['output'] = lines
-    module.fail_json(msg=sentence(code, result, errors), changed=code in (ROLLED_BACK, NOT_CLEAN), **result)
+    module.fail_json(msg=sentence(code, result, errors), changed=code in (ROLLED_BACK, NOT_CLEAN) + UNKNOWN, **result)
 
 
 def validate(module, psflip, path):
@@ -319,7 +324,7 @@ def main():
             timeout=dict(type='str'),
             settled_within=dict(type='int', default=600),
             validate=dict(type='bool', default=True),
-            candidate=dict(type='str'),
+            candidate=dict(type='str', no_log=True),
         ),
         mutually_exclusive=common.EXCLUSIVE,
         required_one_of=common.ONE_OF,
@@ -340,7 +345,8 @@ def main():
     generation = status['generation']
     result = dict(changed_files=changed, generation_before=generation, generation=generation)
     if module._diff:
-        result['diff'] = difference(path, generation, running, text, changed)
+        shown = None if module.check_mode and params['candidate'] is not None else text
+        result['diff'] = difference(path, generation, running, shown, changed)
     if not changed and not params['force'] and status.get('bake_left_ms') is None:
         module.exit_json(changed=False, **result)
     validate(module, psflip, path)
