@@ -335,7 +335,8 @@ fn answers_what_is_under_way(site: &Site) {
         "        while self.path == \"/slow\" and not os.path.exists(\"/srv/app/go\"):\n            Event().wait(0.01)\n        body =",
     );
     site.release("slow", &format!("from threading import Event\n{app}"));
-    site.exec("app", &["upgrade"]).unwrap();
+    // Until the old generation is gone, it may answer the next request.
+    site.exec("app", &["upgrade", "--wait", "drained"]).unwrap();
     let network = site.engine.network();
     let client = std::thread::spawn(move || {
         network.enter();
