@@ -132,7 +132,14 @@ impl Notifications {
         let mut buffer = [0; LONGEST];
         for _ in 0..BATCH {
             let Some(datagram) = self.socket.receive(&mut buffer)? else { break };
+            let message = NotifyMessage::parse(&buffer[..datagram.length]);
             let origin = datagram.sender.map_or(Origin::Elsewhere, |sender| origin(sender, keeper, child));
+            if origin != Origin::Tree && message.is_only_a_barrier() {
+                // Receiving it has closed its descriptor, for which its sender waited. So that one may have
+                // exited before it could be looked up, and the message contains nothing that could be false.
+                self.strangers_in_a_row += 1; // a flood of them is slowed down as well
+                continue;
+            }
             if origin == Origin::Elsewhere || self.waiting.len() >= WAITING && origin == Origin::Unknown {
                 self.refuse(datagram.sender);
                 continue;
@@ -141,7 +148,6 @@ impl Notifications {
                 tracing::debug!(longest = LONGEST, "a message on NOTIFY_SOCKET is too long and ignored");
                 continue;
             }
-            let message = NotifyMessage::parse(&buffer[..datagram.length]);
             if let (Origin::Unknown, Some(sender)) = (origin, datagram.sender) {
                 self.waiting.push(Waiting { sender, message, queried: false });
                 continue;
@@ -324,6 +330,10 @@ struct NotifyMessage {
 }
 
 impl NotifyMessage {
+    fn is_only_a_barrier(&self) -> bool {
+        *self == Self { barrier: true, ..Self::default() }
+    }
+
     fn parse(bytes: &[u8]) -> Self {
         let mut message = Self::default();
         for line in bytes.split(|byte| *byte == b'\n') {

@@ -71,6 +71,9 @@ fn descriptors_sent_with_a_message_are_closed() {
         drop(writer);
         notifications.receive(keeper, None).unwrap();
         assert_eq!(reader.read(&mut [0; 1]).unwrap(), 0, "sd_notify_barrier(3) would wait");
+        // Its sender may exit then, before it could be looked up.
+        let why = notifications.why_not_ready();
+        assert!(!why.contains("other processes"), "{why}");
     }
 }
 
