@@ -125,8 +125,7 @@ pub(super) fn run(Args { source, anchor, watch }: &Args) -> ExitStatus {
         Ok((changes, Prepared { plan, warnings, text })) => {
             identity.warnings = warnings;
             identity.config_text = text;
-            identity.env_files =
-                plan.env_sources.iter().map(|source| FileStamp::look(&source.path)).collect();
+            identity.env_files = env_files(&plan);
             (changes, plan)
         }
         Err(refusal) => {
@@ -194,6 +193,21 @@ fn log_choice(choice: Choice, anchor: Option<&AnchorLink>) {
         }
         None => tracing::debug!(reason, "running without an anchor: every upgrade changes the main PID"),
     }
+}
+
+/// The files of `env_file` and `env_dir`, and the directories of the latter: a file that is overwritten does
+/// not change its directory.
+fn env_files(plan: &Plan) -> Vec<FileStamp> {
+    let mut files = Vec::new();
+    for source in &plan.env_sources {
+        files.push(FileStamp::look(&source.path));
+        // A directory that can't be listed any more has changed, which its own stamp says.
+        let entries = source.is_dir.then(|| std::fs::read_dir(&source.path)).into_iter().flatten().flatten();
+        let mut inside: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        inside.sort();
+        files.extend(inside.iter().map(|path| FileStamp::look(path)));
+    }
+    files
 }
 
 /// The longest text of a configuration that is kept for `psflip status --running-config`. It fits into what

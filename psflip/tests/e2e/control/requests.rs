@@ -59,8 +59,9 @@ fn the_status_names_the_files_that_differ_from_what_the_child_was_started_from()
     };
     release("1");
     sandbox.write("app.env", "A=1\n");
+    sandbox.write("vars/B", "1\n");
     let run = sandbox.path("current/run.sh").display().to_string();
-    let config = format!("workdir = \"current\"\nenv_file = \"app.env\"\n{AT_ONCE}");
+    let config = format!("workdir = \"current\"\nenv_file = \"app.env\"\nenv_dir = \"vars\"\n{AT_ONCE}");
     let psflip = sandbox.psflip().cmd(["/bin/sh", &run]).config(config).start().wait_ready();
     let path = |name: &str| std::fs::canonicalize(sandbox.dir()).unwrap().join(name).display().to_string();
     let paths = [
@@ -68,18 +69,22 @@ fn the_status_names_the_files_that_differ_from_what_the_child_was_started_from()
         "/bin/sh".to_owned(),
         run.clone(),
         sandbox.path("app.env").display().to_string(),
+        sandbox.path("vars").display().to_string(),
+        sandbox.path("vars/B").display().to_string(),
     ];
-    let with = |changed: [bool; 4]| paths.iter().cloned().zip(changed).collect::<Vec<_>>();
+    let with = |changed: [bool; 6]| paths.iter().cloned().zip(changed).collect::<Vec<_>>();
     let is_as = |changed| {
         let mut found = files(&psflip);
         found[1].0 = "/bin/sh".to_owned(); // `/bin` may be a symlink
         assert_eq!(found, with(changed), "{}", sandbox.report());
     };
-    is_as([false; 4]);
+    is_as([false; 6]);
     sandbox.write("app.env", "A=2\n");
-    is_as([false, false, false, true]);
+    is_as([false, false, false, true, false, false]);
+    std::fs::write(sandbox.path("vars/B"), "2\n").unwrap(); // the directory does not change
+    is_as([false, false, false, true, false, true]);
     release("2");
-    is_as([true, false, true, true]);
+    is_as([true, false, true, true, false, true]);
     psflip.flip();
     let found = files(&psflip);
     assert!(found[0].0 == path("releases/2") && found.iter().all(|file| !file.1), "{found:?}");
