@@ -200,11 +200,22 @@ fn the_configurations_of_the_page_on_traffic_refuse_a_bad_version() {
 }
 
 #[test]
+fn the_template_of_the_page_on_many_hosts_is_valid_without_ansibles_marks() {
+    // Contract: X1
+    let sandbox = Sandbox::new();
+    let [template] = &configurations("docs/fleet.md")[..] else { panic!("one template") };
+    sandbox.write("app.toml", template.replace("{% raw %}", "").replace("{% endraw %}", ""));
+    let check = sandbox.command([psflip_bin()]).args(["check", "-c", "app.toml"]).start();
+    assert!(check.wait_exit().success(), "{template}\n{}", check.stderr());
+}
+
+#[test]
 fn no_other_page_has_a_complete_configuration() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
     for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
         let name = entry.file_name().into_string().unwrap();
-        let known = ["systemd.md", "traffic.md"].contains(&name.as_str()) || !name.ends_with(".md");
+        let known =
+            ["fleet.md", "systemd.md", "traffic.md"].contains(&name.as_str()) || !name.ends_with(".md");
         assert!(
             known || configurations(&format!("docs/{name}")).is_empty(),
             "run those of {name} in {}",
