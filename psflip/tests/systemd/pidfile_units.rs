@@ -162,7 +162,11 @@ fn draining(service: &str) -> Option<Rig> {
     rig.install(&format!("{SIMPLE}{service}"));
     rig.start();
     let old = rig.active_pid();
+    // After a reload systemd reads the pidfile again, and this promotion is to come later than that.
+    let check = "[healthcheck.command]\ncmd = [\"/usr/bin/test\", \"-e\", \"go\"]\ninterval = \"100ms\"\n";
+    rig.configure(SERVER, &format!("[shutdown]\ndelay = \"1h\"\n{check}"));
     rig.machine.systemctl(["reload", APP]).unwrap();
+    std::fs::write(rig.path("go"), "").unwrap();
     wait_until(Deadline::default(), "the promotion", || (rig.active_pid() != old).then_some(()));
     Some(rig)
 }
