@@ -89,8 +89,8 @@ pub(crate) async fn accept(
             _ = control.changed() => {}
             accepted = listener.accept() => match accepted {
                 Ok(socket) => {
-                    // The client may have connected after the promotion of another generation, of which this
-                    // relay has not read yet: it belongs to that one (contract T3).
+                    // The client may have connected after the promotion of another generation, while the
+                    // order to leave is still unread. Then it belongs to the new generation (contract T3).
                     orders.obeyed().await;
                     let stream = Stream { socket, first: bytes::Bytes::new() };
                     spawn_local(serve(stream, None, Rc::clone(&proxied)));
@@ -221,7 +221,7 @@ mod tests {
             };
             tokio::time::timeout(Duration::from_secs(30), accepted).await.expect("the client is accepted");
             for _ in 0..10 {
-                yield_now().await; // whoever can serve it now does
+                yield_now().await; // without the wait for orders, it would be served now
             }
             assert!(orders.link().receive().await.unwrap().is_some());
             let (to_successor, successors) = Link::pair().unwrap();

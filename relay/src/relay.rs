@@ -171,7 +171,7 @@ impl Orders {
         &self.link
     }
 
-    /// Those that were received are obeyed.
+    /// Wakes up the tasks that wait: the orders received so far are obeyed.
     pub(crate) fn are_obeyed(&self) {
         self.obeyed.notify_waiters();
     }
