@@ -139,10 +139,14 @@ fn rage(wanted: &Options) -> Result<(), Error> {
                 interrupted = true;
                 break;
             }
-            Err(Trouble::Violation(account)) => {
+            Err(Trouble::Violation { account, what }) => {
                 progress.end();
                 println!("\n{account}\n");
-                outcome = Err("psflip broke its contract, or the harness is wrong; see above".into());
+                // Again, as the last line: of a long output of CI, often only the end is kept.
+                outcome = Err(format!(
+                    "psflip broke its contract, or the harness is wrong; see above: seed {seed}, {what}"
+                )
+                .into());
                 break;
             }
             Err(Trouble::Harness(error)) => {
@@ -161,7 +165,12 @@ fn rage(wanted: &Options) -> Result<(), Error> {
 
 /// Why a round has failed.
 enum Trouble {
-    Violation(String),
+    Violation {
+        /// Everything that is known.
+        account: String,
+        /// The step, and what was observed.
+        what: String,
+    },
     Interrupted,
     Harness(Error),
 }
@@ -191,7 +200,7 @@ fn one_round(
         Err(panic) => Some(Halt::Violation(format!("the harness gave up: {}", panic_text(&*panic)))),
     };
     let account = match &halt {
-        Some(Halt::Violation(what)) => Some(account(what, seed, &step, &world)),
+        Some(Halt::Violation(what)) => Some((account(what, seed, &step, &world), format!("{step}: {what}"))),
         Some(Halt::Interrupted) | None => None,
     };
     if halt.is_some() {
@@ -201,9 +210,10 @@ fn one_round(
     let dropped = catch_unwind(AssertUnwindSafe(|| drop(world)));
     match (halt, account, dropped) {
         (Some(Halt::Interrupted), ..) => Err(Trouble::Interrupted),
-        (_, Some(account), _) => Err(Trouble::Violation(account)),
+        (_, Some((account, what)), _) => Err(Trouble::Violation { account, what }),
         (_, None, Err(panic)) => {
-            Err(Trouble::Violation(format!("VIOLATION, seed {seed}, at the end:\n{}", panic_text(&*panic))))
+            let what = format!("at the end: {}", panic_text(&*panic));
+            Err(Trouble::Violation { account: format!("VIOLATION, seed {seed}, {what}"), what })
         }
         (_, None, Ok(())) => Ok(()),
     }
