@@ -1,5 +1,6 @@
 //! Runs `psflip upgrade` and `psflip stop` as operators do, and checks their exit codes.
 
+use std::process::ExitStatus;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -23,9 +24,9 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Whether it has exited with 0.
-    pub(crate) fn succeeded(&self) -> bool {
-        self.running.try_status().is_some_and(|status| status.success())
+    /// Its exit status; `None` while it runs.
+    pub(crate) fn status(&self) -> Option<ExitStatus> {
+        self.running.try_status()
     }
 }
 
