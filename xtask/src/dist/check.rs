@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 use testkit::Sandbox;
 
-use super::{Made, Plan, deb, installed, licences, rpm, sbom, tarball};
+use super::{Made, Plan, collection, deb, installed, licences, rpm, sbom, tarball};
 use crate::{Error, Outcome, python, repo, step};
 
 /// Validates bills of materials: the library of CycloneDX's own authors, with the schema.
@@ -26,6 +26,9 @@ pub(super) fn check(made: &Made, plan: &Plan) -> Outcome {
     installed::check(made, plan.before.as_deref())?;
     if let Some(package) = &made.rpm {
         rpm_installs(made, package)?;
+    }
+    if let Some(tarball) = &made.collection {
+        collection::installs(tarball)?;
     }
     bills_are_valid(made, plan.all)?;
     lint(&made.packages)
@@ -80,6 +83,9 @@ fn is_the_same_again(made: &Made) -> Outcome {
     ];
     if let Some(package) = &made.rpm {
         pairs.push((package, rpm::make(&made.programs, &made.version, &directory)?));
+    }
+    if let Some(tarball) = &made.collection {
+        pairs.push((tarball, collection::make(&made.version, &directory)?));
     }
     for (first, second) in &pairs {
         if fs::read(first)? != fs::read(second)? {

@@ -1,6 +1,7 @@
 //! `cargo xtask dist`: makes the files of a release.
 
 mod check;
+mod collection;
 mod deb;
 mod installed;
 mod licences;
@@ -30,6 +31,7 @@ Makes in target/dist:
   psflip_VERSION_ARCH.deb                 the same for Debian
   psflip-testkit_VERSION_ARCH.deb         the programs for tests
   psflip-VERSION-1.ARCH.rpm               as psflip's .deb, if rpmbuild is installed
+  psflip-service-VERSION.tar.gz           the Ansible collection, if Ansible is installed
   PROGRAM.cdx.json                        what is linked into each program (CycloneDX)
   SHA256SUMS                              checksums of all
 No package has scripts: installing one starts and stops nothing, and a running service uses the new psflip from its next
@@ -138,11 +140,17 @@ fn pack(plan: &Plan, version: String, directory: &Path) -> Result<Made, Error> {
         println!("no RPM package: rpmbuild is not installed");
         None
     };
+    let collection = if repo::is_installed(collection::PROGRAM) {
+        Some(collection::make(&version, directory)?)
+    } else {
+        println!("no Ansible collection: {} is not installed", collection::PROGRAM);
+        None
+    };
     let mut bills = Vec::new();
     for (package, program) in described {
         bills.push((sbom::make(package, &program, &version, directory)?, program));
     }
-    Ok(Made { programs, version, tarball, package, packages, rpm, bills })
+    Ok(Made { programs, version, tarball, package, packages, rpm, collection, bills })
 }
 
 /// The licences of what is linked into the programs of these crates.
@@ -183,6 +191,7 @@ struct Made {
     /// All Debian packages.
     packages: Vec<PathBuf>,
     rpm: Option<PathBuf>,
+    collection: Option<PathBuf>,
     /// Each bill of materials with its program; those of psflip and psflip-rehearse come first.
     bills: Vec<(PathBuf, PathBuf)>,
 }

@@ -24,22 +24,23 @@ pub(super) fn make(programs: &Programs, version: &str, directory: &Path) -> Resu
     tree.write("share/doc/psflip/SHA256SUMS", &sums)?;
     tree.set_modes()?;
     let tarball = directory.join(format!("{name}.tar.gz"));
-    pack(directory, &tree.files()?, &name, &tarball)?;
+    let files: Vec<PathBuf> = tree.files()?.iter().map(|file| Path::new(&name).join(file)).collect();
+    pack(directory, &files, &tarball)?;
     tree.remove()?;
     Ok(tarball)
 }
 
-/// Packs the files with sorted names, one owner and one time, and without what only some systems record. There are no
-/// entries of directories: tar would give /usr/local and those below it their modes.
-fn pack(directory: &Path, files: &[PathBuf], name: &str, tarball: &Path) -> Outcome {
+/// Packs these files of a directory, in this order, with one owner and one time, and without what only some systems
+/// record. psflip's tarball has no entries of directories: tar would give /usr/local and those below it their modes.
+pub(super) fn pack(directory: &Path, files: &[PathBuf], tarball: &Path) -> Outcome {
     let plain = tarball.with_extension("");
     let mut tar = super::tool("tar");
-    tar.args(["--create", "--format=ustar", "--owner=root:0", "--group=root:0"]);
+    tar.args(["--create", "--format=ustar", "--no-recursion", "--owner=root:0", "--group=root:0"]);
     tar.arg(format!("--mtime=@{}", super::date()?))
         .arg("--directory")
         .arg(directory)
         .arg("--file")
         .arg(&plain);
-    step::output(tar.args(files.iter().map(|file| Path::new(name).join(file))))?;
+    step::output(tar.args(files))?;
     step::output(super::tool("gzip").args(["-9", "-n", "--force"]).arg(&plain)).map(drop)
 }
