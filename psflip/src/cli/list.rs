@@ -8,6 +8,7 @@ use clap::Args;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::discover::{Found, services};
+use super::files::{self, Files};
 use super::render;
 use super::screen::Screen;
 use crate::config;
@@ -177,6 +178,7 @@ impl List {
 }
 
 fn json(answers: &[Answered]) -> serde_json::Value {
+    let mut look = Files::default();
     let one = |answered: &Answered| {
         let Found { named, pid, cgroup, .. } = &answered.found;
         let mut value = serde_json::json!({
@@ -185,9 +187,10 @@ fn json(answers: &[Answered]) -> serde_json::Value {
             "cgroup": cgroup,
         });
         match &answered.status {
-            Ok((line, _)) => {
-                let event: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
-                value["status"] = event.get("status").cloned().unwrap_or_default();
+            Ok((line, status)) => {
+                let mut status = status.clone();
+                look.compare(&mut status);
+                value["status"] = files::object(line, &status);
             }
             Err(reason) => value["error"] = reason.clone().into(),
         }

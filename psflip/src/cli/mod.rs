@@ -5,6 +5,7 @@ mod bake;
 mod check;
 mod discover;
 mod fast_path;
+mod files;
 mod flag_table;
 mod flags;
 mod hold;

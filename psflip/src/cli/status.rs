@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
+use super::files::{self, Files};
 use super::render;
 use super::screen::{Screen, now};
 use super::target::{ServiceAddress, ServiceArgs, Trouble};
@@ -80,8 +81,8 @@ impl Status {
                 address.request(request).map_err(|trouble| self.with_last_exit(&address, trouble, screen))?;
             match waiter.next(&mut connection, None)? {
                 Wakeup::Line(line, event) => match *event {
-                    Event::Status { status } => {
-                        self.show(screen, &line, &status)?;
+                    Event::Status { mut status } => {
+                        self.show(screen, &line, &mut status)?;
                         return Ok(ExitStatus::Exited(self.code_for(status.state)));
                     }
                     Event::Config { text, .. } => {
@@ -120,7 +121,10 @@ impl Status {
         }
     }
 
-    fn show(&self, screen: &mut Screen, line: &str, status: &Answer) -> Result<(), Trouble> {
+    fn show(&self, screen: &mut Screen, line: &str, status: &mut Answer) -> Result<(), Trouble> {
+        if self.timeline.is_none() && !self.check {
+            Files::default().compare(status);
+        }
         let view = screen.view();
         match &self.timeline {
             Some(path) => {
@@ -143,7 +147,7 @@ impl Status {
                     ));
                 }
             }
-            None if self.json => screen.line(&object(line)),
+            None if self.json => screen.line(&files::object(line, status).to_string()),
             None if self.check => screen.line(&render::summary(status, view.now)),
             None => screen.line(render::status(status, self.last, &view).trim_end()),
         }
@@ -160,6 +164,7 @@ impl Status {
         let mut answer_by = Some(Instant::now() + self.timeout);
         let mut last: Option<Box<Answer>> = None;
         let mut last_shown = String::new();
+        let mut look = Files::default();
         // After a generation exits, the next one answers. If psflip has exited, none does.
         let mut silent = 0;
         loop {
@@ -174,11 +179,15 @@ impl Status {
                 Wakeup::Line(line, event) => {
                     (silent, answer_by) = (0, None);
                     match *event {
-                        Event::Status { status } if self.json => {
-                            screen.line(&object(&line));
+                        Event::Status { mut status } if self.json => {
+                            look.compare(&mut status);
+                            screen.line(&files::object(&line, &status).to_string());
                             last = Some(status);
                         }
-                        Event::Status { status } => {
+                        Event::Status { mut status } => {
+                            if live {
+                                look.compare(&mut status);
+                            }
                             let text = render::summary(
                                 &status,
                                 status.upgrade.as_ref().map_or(0, |upgrade| upgrade.began_at),
@@ -232,10 +241,4 @@ impl Status {
 
 fn cant_print(error: &std::io::Error) -> Trouble {
     Trouble { message: format!("can't write to standard output: {error}"), code: exit::FAILURE }
-}
-
-/// The status object as received, so that keys of later versions are kept.
-fn object(line: &str) -> String {
-    let value: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
-    value.get("status").map_or_else(|| line.to_owned(), ToString::to_string)
 }

@@ -415,8 +415,53 @@ pub struct Source {
     /// Its path.
     pub path: String,
     /// Whether the file at that path is another one by now, or gone; of [`Status::files`] also whether a
-    /// symlink leads elsewhere.
-    pub changed: bool,
+    /// symlink leads elsewhere. psflip never looks for a client: a file system that hangs would stop it. The
+    /// client compares with `seen`. `None`: not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changed: Option<bool>,
+    /// What was there when the generation was started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seen: Option<Seen>,
+}
+
+/// What was at a path. A `stamp` is what stat(2) told, as text; `None`: there was nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "as", rename_all = "snake_case")]
+pub enum Seen {
+    /// A file that was read, by its path.
+    File {
+        /// The file.
+        stamp: Option<String>,
+    },
+    /// psflip's executable. The next one is at the first of these paths that exists.
+    Executable {
+        /// The one that runs.
+        stamp: Option<String>,
+        /// Where it is looked for.
+        names: Vec<String>,
+    },
+    /// A directory: the source's path has no symlinks, and this is the path that led there.
+    Directory {
+        /// That path.
+        name: String,
+    },
+    /// The child's program: its directory has no symlinks, and the first program at these paths was there.
+    Program {
+        /// The program.
+        stamp: Option<String>,
+        /// Where it is looked for.
+        names: Vec<String>,
+    },
+    /// A file among the child's arguments.
+    Argument {
+        /// The file.
+        stamp: Option<String>,
+        /// Its directory, with all symlinks resolved.
+        directory: String,
+    },
+    /// Something that only a later version knows.
+    #[serde(other)]
+    Other,
 }
 
 /// A listener.

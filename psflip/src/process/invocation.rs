@@ -5,7 +5,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::control::protocol::Source;
+use crate::control::protocol::{Seen, Source};
 use crate::process::environment::{
     ANCHOR_STATE_VARIABLE, ANCHOR_VARIABLE, HANDOVER_VARIABLE, set_variable, variable,
 };
@@ -32,6 +32,10 @@ pub struct Invocation {
     pub handover: Option<String>,
     /// The value of [`ANCHOR_VARIABLE`], by which a predecessor passes on the anchor.
     pub anchor: Option<String>,
+    /// The executable that runs, by the path with which it was executed. The kernel keeps it under
+    /// `/proc/self/exe`, whatever is at that path by now.
+    executed: Option<CString>,
+    running: Option<Stamp>,
 }
 
 impl Invocation {
@@ -50,20 +54,19 @@ impl Invocation {
         };
         let (handover, anchor) = (take(HANDOVER_VARIABLE), take(ANCHOR_VARIABLE));
         take(ANCHOR_STATE_VARIABLE);
-        let candidates = where_to_find(argv.first(), &envp, process::executable_as_started());
-        Self { program: Program { candidates, argv, envp }, handover, anchor }
+        let executed = process::executable_as_started();
+        let candidates = where_to_find(argv.first(), &envp, executed.clone());
+        let executed = executed.filter(|path| candidates.contains(path)).or(candidates.first().cloned());
+        let running = Stamp::of(Path::new("/proc/self/exe"));
+        Self { program: Program { candidates, argv, envp }, handover, anchor, executed, running }
     }
 
-    /// For operators: the executable of the next psflip, and whether it differs from the running one.
+    /// For operators: the executable, and where the one of the next psflip is.
     pub(crate) fn source(&self) -> Option<Source> {
-        let paths = self.program.candidates.iter().map(|path| Path::new(OsStr::from_bytes(path.to_bytes())));
-        let paths = paths.map(|path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
-        let all: Vec<PathBuf> = paths.collect();
-        let path = all.iter().find(|path| path.exists()).or(all.last())?;
-        // Without /proc that is not known, and reporting a change that did not happen would mislead.
-        let changed =
-            Stamp::of(Path::new("/proc/self/exe")).is_some_and(|running| Stamp::of(path) != Some(running));
-        Some(Source { path: crate::text::lossy(path), changed })
+        let absolute = |path: &CString| absolute(Path::new(OsStr::from_bytes(path.to_bytes())));
+        let names = texts(self.program.candidates.iter().map(absolute));
+        let seen = names.map(|names| Seen::Executable { stamp: self.running.map(Stamp::text), names });
+        Some(Source { path: crate::text::lossy(absolute(self.executed.as_ref()?)), changed: None, seen })
     }
 
     /// A variable of the environment that psflip was started with, as bytes.
@@ -105,6 +108,11 @@ impl Stamp {
             modified: (metadata.mtime(), metadata.mtime_nsec()),
         })
     }
+
+    fn text(self) -> String {
+        let Self { device, inode, size, modified: (seconds, nanoseconds) } = self;
+        format!("{device} {inode} {size} {seconds} {nanoseconds}")
+    }
 }
 
 impl FileStamp {
@@ -115,11 +123,10 @@ impl FileStamp {
         Self { path: path.to_owned(), stamp: Stamp::of(path) }
     }
 
-    /// This version of the file as text, for the successor. `None`: stat(2) failed.
+    /// This version of the file as text, for the successor and for operators. `None`: stat(2) failed.
     #[must_use]
     pub fn stamp(&self) -> Option<String> {
-        let Stamp { device, inode, size, modified: (seconds, nanoseconds) } = self.stamp?;
-        Some(format!("{device} {inode} {size} {seconds} {nanoseconds}"))
+        Some(self.stamp?.text())
     }
 
     /// The path of the file.
@@ -128,11 +135,32 @@ impl FileStamp {
         &self.path
     }
 
-    /// For operators: whether the file has changed since.
+    /// For operators: the file as it was.
     pub(crate) fn source(&self) -> Source {
-        let path = std::path::absolute(&self.path).unwrap_or_else(|_| self.path.clone());
-        Source { changed: Stamp::of(&path) != self.stamp, path: crate::text::lossy(&path) }
+        self.source_with(Some(Seen::File { stamp: self.stamp() }))
     }
+
+    /// For operators. A path that is not UTF-8 can't be compared.
+    pub(crate) fn source_with(&self, seen: Option<Seen>) -> Source {
+        let path = absolute(&self.path);
+        let seen = seen.filter(|_| path.to_str().is_some());
+        Source { path: crate::text::lossy(&path), changed: None, seen }
+    }
+
+    /// Whether the file has changed since.
+    pub(crate) fn has_changed(&self) -> bool {
+        Stamp::of(&absolute(&self.path)) != self.stamp
+    }
+}
+
+/// An absolute path. This asks for no file: the kernel knows the working directory.
+pub(crate) fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Paths as text; `None`: one is not UTF-8.
+pub(crate) fn texts(paths: impl IntoIterator<Item = PathBuf>) -> Option<Vec<String>> {
+    paths.into_iter().map(|path| path.into_os_string().into_string().ok()).collect()
 }
 
 /// Where to look for the executable again.

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::AccessFlags;
 
-use crate::control::protocol::Source;
+use crate::control::protocol::{Seen, Source};
 use crate::process::environment::{set_variable, variable};
-use crate::process::invocation::FileStamp;
+use crate::process::invocation::{FileStamp, absolute, texts};
 use crate::signal::Signal;
 use crate::sys::early::SignalSetup;
 use crate::sys::fd;
@@ -332,6 +332,9 @@ pub struct Place {
     /// The program, and the files of code and configuration among its arguments, each of these with the
     /// directory that it was in.
     files: Vec<(FileStamp, Option<PathBuf>)>,
+    /// The paths by which the working directory and the program were found, symlinks and all.
+    workdir_name: Option<PathBuf>,
+    program_names: Vec<PathBuf>,
 }
 
 /// The files of an old child that are no longer what they were.
@@ -359,6 +362,9 @@ impl Place {
     ) -> Option<Self> {
         let argv: Vec<_> = argv.into_iter().collect();
         let found = find_program(&argv, envp, workdir).ok()?;
+        let program_names = paths_of(argv.first()?.as_ref(), envp, workdir);
+        let program_names = program_names.iter().map(|path| absolute(path)).collect();
+        let workdir_name = workdir.map(absolute);
         // Only its directory: a program may behave by its own name, or look around beside it.
         let directory =
             found.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -373,7 +379,7 @@ impl Place {
         let arguments = arguments.map(|path| (FileStamp::look(&path), directory_of(&path)));
         let files = std::iter::once((FileStamp::look(&program), None)).chain(arguments).collect();
         let program = CString::new(program.into_os_string().into_encoded_bytes()).ok()?;
-        Some(Self { program, workdir, files })
+        Some(Self { program, workdir, files, workdir_name, program_names })
     }
 
     /// The working directory, if one is set.
@@ -383,23 +389,21 @@ impl Place {
     }
 
     /// For operators: the working directory, the program, and the files of code and configuration among the
-    /// arguments, each with whether this command leads to another one by now.
-    pub(crate) fn sources(
-        &self,
-        argv: impl IntoIterator<Item: AsRef<OsStr>>,
-        envp: &[CString],
-        workdir: Option<&Path>,
-    ) -> Vec<Source> {
-        let now = Self::of(argv, envp, workdir);
-        let is_elsewhere = now.as_ref().is_none_or(|now| now.program != self.program);
-        let files = self.files.iter().enumerate().map(|(index, (stamp, directory))| {
-            let source = stamp.source();
-            let has_moved = if index == 0 { is_elsewhere } else { directory_of(stamp.path()) != *directory };
-            Source { changed: source.changed || has_moved, ..source }
+    /// arguments, as they were. This looks at no file.
+    pub(crate) fn sources(&self) -> Vec<Source> {
+        let workdir = self.workdir.as_ref().zip(self.workdir_name.clone()).map(|(workdir, name)| {
+            let name = name.into_os_string().into_string().ok();
+            let seen = name.filter(|_| workdir.to_str().is_some()).map(|name| Seen::Directory { name });
+            Source { path: crate::text::lossy(workdir), changed: None, seen }
         });
-        let workdir = self.workdir.as_ref().map(|workdir| Source {
-            path: crate::text::lossy(workdir),
-            changed: now.is_none_or(|now| now.workdir.as_ref() != Some(workdir)),
+        let files = self.files.iter().enumerate().map(|(index, (file, directory))| {
+            let stamp = file.stamp();
+            file.source_with(if index == 0 {
+                texts(self.program_names.iter().cloned()).map(|names| Seen::Program { stamp, names })
+            } else {
+                let directory = directory.as_ref().and_then(|directory| directory.to_str());
+                directory.map(|directory| Seen::Argument { stamp, directory: directory.to_owned() })
+            })
         });
         workdir.into_iter().chain(files).collect()
     }
@@ -409,12 +413,11 @@ impl Place {
     pub fn changed(&self) -> ChangedFiles {
         let mut changed = ChangedFiles::default();
         for (stamp, directory) in &self.files {
-            let source = stamp.source();
-            if source.changed {
+            if stamp.has_changed() {
                 let now = directory.as_ref().and_then(|_| directory_of(stamp.path()));
                 let has_moved = now.is_some() && now != *directory;
                 let list = if has_moved { &mut changed.moved } else { &mut changed.overwritten };
-                list.push(source.path);
+                list.push(crate::text::lossy(absolute(stamp.path())));
             }
         }
         changed
@@ -422,7 +425,7 @@ impl Place {
 }
 
 /// The directory of this file, with all symlinks resolved.
-fn directory_of(path: &Path) -> Option<PathBuf> {
+pub(crate) fn directory_of(path: &Path) -> Option<PathBuf> {
     let parent = path.parent()?;
     let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
     parent.canonicalize().ok()
@@ -442,10 +445,9 @@ pub fn find_program(
     {
         return Err(Refusal { stage: Stage::Workdir, error: error.into() });
     }
-    let program = argv.into_iter().next().and_then(|name| CString::new(name.as_ref().as_bytes()).ok());
     let mut error = io::Error::from_raw_os_error(libc::ENOENT);
-    for candidate in candidates(program.as_deref().unwrap_or_default(), envp) {
-        let path = workdir.unwrap_or(Path::new("")).join(OsStr::from_bytes(candidate.as_bytes()));
+    for path in argv.into_iter().next().map(|name| paths_of(name.as_ref(), envp, workdir)).unwrap_or_default()
+    {
         match nix::unistd::access(&path, AccessFlags::X_OK) {
             Ok(()) if path.is_dir() => error = io::Error::from_raw_os_error(libc::EACCES),
             Ok(()) => return Ok(path),
@@ -454,6 +456,13 @@ pub fn find_program(
         }
     }
     Err(Refusal { stage: Stage::Exec, error })
+}
+
+/// The paths of a program, in the order in which they are tried.
+fn paths_of(name: &OsStr, envp: &[CString], workdir: Option<&Path>) -> Vec<PathBuf> {
+    let candidates = candidates(&CString::new(name.as_bytes()).unwrap_or_default(), envp);
+    let here = workdir.unwrap_or(Path::new(""));
+    candidates.iter().map(|path| here.join(OsStr::from_bytes(path.as_bytes()))).collect()
 }
 
 /// Where execvp(3) would look for a program: at its path if it contains a slash, else in

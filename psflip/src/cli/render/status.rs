@@ -68,7 +68,7 @@ pub(in crate::cli) fn status(status: &Status, most: usize, view: &View) -> Strin
             out += &source_row(label, source, what, view);
         }
     }
-    for source in status.files.iter().flatten().filter(|source| source.changed) {
+    for source in status.files.iter().flatten().filter(|source| source.changed != Some(false)) {
         out += &source_row("file", source, "changed since the child was started", view);
     }
     for (label, path) in [("pidfile", &status.pidfile), ("control", &status.control)] {
@@ -198,10 +198,10 @@ fn headline(status: &Status, view: &View) -> String {
 
 fn source_row(label: &str, source: &Source, what: &str, view: &View) -> String {
     let path = clean(&source.path);
-    if source.changed {
-        view.row(label, &format!("{path} ({what})"), Some(Paint::Busy))
-    } else {
-        view.row(label, &path, None)
+    match source.changed {
+        Some(true) => view.row(label, &format!("{path} ({what})"), Some(Paint::Busy)),
+        Some(false) => view.row(label, &path, None),
+        None => view.row(label, &format!("{path} (not known whether it has changed)"), None),
     }
 }
 

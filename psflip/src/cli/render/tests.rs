@@ -33,6 +33,10 @@ const ALL: &[(UpgradeStep, u64)] = &[
     (UpgradeStep::Pidfile, 120),
 ];
 
+fn source(path: &str, changed: Option<bool>) -> Source {
+    Source { path: path.to_owned(), changed, seen: None }
+}
+
 /// A start, an upgrade, a failure, an upgrade whose old child had to be killed, and a running upgrade.
 fn busy() -> Status {
     let start = Record {
@@ -106,11 +110,12 @@ fn busy() -> Status {
         started_at: NOON - 100_100,
         active_since: Some(NOON - 99_877),
         health: "http".to_owned(),
-        config: Some(Source { path: "/etc/psflip/app.toml".to_owned(), changed: true }),
-        program: Some(Source { path: "/usr/bin/psflip".to_owned(), changed: false }),
+        config: Some(source("/etc/psflip/app.toml", Some(true))),
+        program: Some(source("/usr/bin/psflip", Some(false))),
         files: Some(vec![
-            Source { path: "/srv/app/releases/1".to_owned(), changed: true },
-            Source { path: "/srv/app/releases/1/server".to_owned(), changed: false },
+            source("/srv/app/releases/1", Some(true)),
+            source("/srv/app/releases/1/server", Some(false)),
+            source("/net/app.env", None),
         ]),
         pidfile: Some("/run/app/app.pid".to_owned()),
         control: Some("/run/app/app.pid.sock".to_owned()),
@@ -151,7 +156,7 @@ fn calm() -> Status {
     status.older.clear();
     status.upgrade = None;
     status.upgrade_left_ms = None;
-    status.config = Some(Source { path: "app.toml".to_owned(), changed: false });
+    status.config = Some(source("app.toml", Some(false)));
     status.switch = None;
     status.history.truncate(2);
     status

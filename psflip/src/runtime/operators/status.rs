@@ -7,7 +7,8 @@ use crate::anchor::AnchorLink;
 use crate::config::{Health, spell};
 use crate::control::protocol::{self, ServiceState, Status};
 use crate::flip::{self, Timer, UpgradeBlocked};
-use crate::process::invocation::FileStamp;
+use crate::process::invocation::{FileStamp, absolute};
+use crate::process::launch::Place;
 use crate::runtime::old_generations::Progress;
 use crate::runtime::timers::Key;
 use crate::runtime::{Predecessor, Runtime};
@@ -84,19 +85,17 @@ impl Runtime {
 
     /// What the child was started from.
     fn files(&self) -> Vec<protocol::Source> {
-        let Self { plan, identity, child, .. } = self;
-        let place = child.place.as_ref();
-        let of_command = place.map(|place| place.sources(plan.argv(), &child.envp, plan.workdir.as_deref()));
-        let of_env = identity.env_files.iter().map(FileStamp::source);
+        let of_command = self.child.place.as_ref().map(Place::sources);
+        let of_env = self.identity.env_files.iter().map(FileStamp::source);
         of_command.unwrap_or_default().into_iter().chain(of_env).collect()
     }
 
-    /// The status report.
+    /// The status report. It asks no file system: one that hangs would stop psflip's loop.
     pub(super) fn status_report(&self) -> Status {
         let Self { plan, identity, operators, machine, .. } = self;
         let log = &operators.log;
         let text = |path: &Path| text::lossy(path);
-        let absolute = |path: &Path| text(&std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
+        let absolute = |path: &Path| text(&absolute(path));
         let control = plan.control.path(plan.pidfile.as_deref());
         let is_first_start = log.active_since.is_none();
         let (upgrade, timer) = match (&log.upgrade, &log.own) {

@@ -1,6 +1,7 @@
 //! The control socket: its answers, across upgrades, and to hostile clients. docs/control.md describes it.
 
 mod clients;
+mod files;
 mod requests;
 mod socket_path;
 mod upgrades;

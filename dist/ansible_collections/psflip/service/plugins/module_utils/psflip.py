@@ -120,13 +120,24 @@ def what_changed(status, running_config=None):
     """What is on disk that the running generation was not started from: a list of sentences."""
     found = []
     config = status.get('config')
-    if config and config['changed'] and not same_text(config['path'], running_config):
-        found.append('the configuration %s' % config['path'])
+    if config and is_unlike(config) and not (config['changed'] and same_text(config['path'], running_config)):
+        found.append('the configuration ' + shown(config))
     program = status.get('program')
-    if program and program['changed']:
-        found.append('psflip itself, %s' % program['path'])
-    found += [one['path'] for one in status.get('files') or [] if one['changed']]
+    if program and is_unlike(program):
+        found.append('psflip itself, ' + shown(program))
+    found += [shown(one) for one in status.get('files') or [] if is_unlike(one)]
     return found
+
+
+def is_unlike(source):
+    """Whether a file is another one than that which was used, as far as is known."""
+    return source['changed'] is not False
+
+
+def shown(source):
+    """The path of a file, for `changed_files`."""
+    unknown = ' (not known whether it has changed: its file system does not answer)'
+    return source['path'] + (unknown if source['changed'] is None else '')
 
 
 def same_text(path, running_config):
