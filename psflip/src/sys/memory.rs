@@ -30,7 +30,7 @@ pub fn poll(fds: &mut [PollFd<'_>], timeout: PollTimeout, code: Code) -> nix::Re
 /// between the two would be loaded again: 200 to 400 KiB, measured.
 fn poll_without_code(fds: &mut [PollFd<'_>], timeout: PollTimeout) -> nix::Result<libc::c_int> {
     let mut code = Segments::default();
-    code.find();
+    code.find(page_size());
     // Not `as_millis`, which panics without a time.
     let left = u32::try_from(i32::from(timeout)).ok();
     let timeout = left.map(|left| libc::timespec {
@@ -74,6 +74,8 @@ struct Segment {
 struct Segments {
     room: [Segment; 24],
     count: usize,
+    /// The size of a page, a power of two.
+    page: usize,
 }
 
 impl Segments {
@@ -81,7 +83,7 @@ impl Segments {
         &self.room[..self.count]
     }
 
-    fn find(&mut self) {
+    fn find(&mut self, page: usize) {
         extern "C" fn each_object(
             info: *mut libc::dl_phdr_info,
             _size: libc::size_t,
@@ -99,6 +101,7 @@ impl Segments {
             }
             0
         }
+        self.page = page;
         // SAFETY: the callback fits, and reads and writes only what it is given.
         unsafe { libc::dl_iterate_phdr(Some(each_object), (&raw mut *self).cast()) };
     }
@@ -109,7 +112,9 @@ impl Segments {
             return;
         }
         let address = base + header.p_vaddr as usize;
-        let start = address & !(PAGE - 1);
+        // A segment begins anywhere in its first page. No other segment is in that page: a linker
+        // places them for the largest pages of the architecture.
+        let start = address & !(self.page - 1);
         if let Some(free) = self.room.get_mut(self.count) {
             *free = Segment { start, length: address + header.p_memsz as usize - start };
             self.count += 1;
@@ -146,19 +151,25 @@ pub fn reserve_stack() {
     // SAFETY: the stack grows down to this address, which is below the frames of all functions. Nothing is
     // there: no other thread uses this stack, and no signal handler is ever installed.
     unsafe { end.write_volatile(0) };
-    // SAFETY: sysconf(3) has no preconditions.
-    if unsafe { libc::sysconf(libc::_SC_PAGESIZE) } != PAGE as libc::c_long {
-        return; // larger pages: the range below would reach into the frames of this function
-    }
     // The functions that are called here need less than a page.
-    let (first, last) = ((end as usize) & !(PAGE - 1), (here as usize - PAGE) & !(PAGE - 1));
+    let (first, length) = spare(here as usize, end as usize, page_size());
     // SAFETY: these are whole pages below the frames of all functions, as above.
-    unsafe { libc::madvise(first as *mut libc::c_void, last - first, libc::MADV_DONTNEED) };
+    unsafe { libc::madvise(first as *mut libc::c_void, length, libc::MADV_DONTNEED) };
 }
 
-/// The smallest page size. Segments are aligned to the real page size, so aligning down
-/// to this one is correct for them.
-const PAGE: usize = 4096;
+/// The whole pages from that of `end` up to a page below `here`: where they begin, and their length. There
+/// are none if a page is as large as the reserved stack.
+fn spare(here: usize, end: usize, page: usize) -> (usize, usize) {
+    let (first, last) = (end & !(page - 1), here.wrapping_sub(page) & !(page - 1));
+    (first, last.saturating_sub(first))
+}
+
+/// The size of a page: 4 KiB on x86_64; 4, 16 or 64 KiB on aarch64, as its kernel is configured.
+fn page_size() -> usize {
+    // SAFETY: sysconf(3) has no preconditions.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(size).unwrap_or(4096) // it does not fail for this name
+}
 
 #[cfg(test)]
 mod tests {
@@ -190,11 +201,47 @@ mod tests {
     #[test]
     fn code_is_found_in_every_object() {
         let mut code = Segments::default();
-        code.find();
+        code.find(page_size());
         let is_in = |address: usize| {
             code.found().iter().any(|one| (one.start..one.start + one.length).contains(&address))
         };
         assert!(is_in(drop_and_poll as *const () as usize) && is_in(libc::syscall as *const () as usize));
         assert!(!is_in(&raw const code as usize) && code.count < code.room.len());
+    }
+
+    /// As lld places code for aarch64: not at the start of a page.
+    #[test]
+    fn segments_begin_with_a_page_of_any_size() {
+        for (page, start) in [(0x1000, 0x40_f000), (0x4000, 0x40_c000), (0x1_0000, 0x40_0000)] {
+            let mut code = Segments { page, ..Segments::default() };
+            // SAFETY: all zeros is a valid header.
+            let mut header: libc::Elf64_Phdr = unsafe { std::mem::zeroed() };
+            (header.p_type, header.p_flags) = (libc::PT_LOAD, libc::PF_R | libc::PF_X);
+            (header.p_vaddr, header.p_memsz) = (0x40_f5c8, 0x1234);
+            code.add(0, &header);
+            header.p_flags = libc::PF_R | libc::PF_W;
+            code.add(0, &header);
+            let found =
+                code.found().iter().map(|one| (one.start, one.start + one.length)).collect::<Vec<_>>();
+            assert_eq!(found, [(start, 0x40_f5c8 + 0x1234)]);
+        }
+    }
+
+    /// What is given back is below the frames of the functions that are called meanwhile.
+    #[test]
+    fn only_pages_below_all_frames_are_given_back() {
+        for page in [0x1000, 0x4000, 0x1_0000, 0x4_0000] {
+            for here in (0x7fff_0000_0000..0x7fff_0008_0000).step_by(0x230) {
+                let end = here - STACK;
+                let (first, length) = spare(here, end, page);
+                assert!(first % page == 0 && length % page == 0 && length <= STACK);
+                assert!(
+                    length == 0 || first <= end && first + length <= here + 1 - page,
+                    "{here:x} {page:x}"
+                );
+                assert!(page > 0x4000 || length >= STACK - page, "{here:x} {page:x}");
+            }
+        }
+        assert_eq!(spare(0x7fff_0001_8000, 0x7fff_0000_8000, 0x1_0000), (0x7fff_0000_0000, 0));
     }
 }

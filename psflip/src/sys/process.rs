@@ -174,8 +174,8 @@ pub fn exec(path: &CStr, argv: &StringArray, envp: &StringArray) -> io::Error {
 /// ESRCH: the parent is not the expected one, so the signal would never come.
 pub fn die_with_parent(expected_parent: u32) -> io::Result<()> {
     seam::before(Call::ParentDeathSignal)?;
-    // SAFETY: PR_SET_PDEATHSIG takes a signal number.
-    cerr(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
+    // SAFETY: PR_SET_PDEATHSIG takes a signal number, as an unsigned long.
+    cerr(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong) })?;
     // SAFETY: getppid(2) can't fail.
     if unsafe { libc::getppid() }.cast_unsigned() == expected_parent {
         Ok(())
@@ -191,8 +191,8 @@ pub fn die_with_parent(expected_parent: u32) -> io::Result<()> {
 /// None for a valid signal.
 pub fn continue_on_parent_exit() -> io::Result<()> {
     seam::before(Call::ParentDeathSignal)?;
-    // SAFETY: PR_SET_PDEATHSIG takes a signal number.
-    cerr(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGCONT) }).map(drop)
+    // SAFETY: PR_SET_PDEATHSIG takes a signal number, as an unsigned long.
+    cerr(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGCONT as libc::c_ulong) }).map(drop)
 }
 
 /// Makes this process the leader of a new process group in its session (setpgid(2)).
