@@ -1,43 +1,42 @@
 //! Builds the release binaries: optimized, stripped, statically linked, and the same in every directory.
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::{Error, repo, step};
 
 /// Builds psflip; returns its path.
 pub(crate) fn build_static() -> Result<PathBuf, Error> {
-    build("psflip", "psflip")
+    build("psflip", "psflip", &host()?, None)
 }
 
 /// Builds psflip-rehearse; returns its path.
 pub(crate) fn build_rehearse() -> Result<PathBuf, Error> {
-    build("psflip-rehearse", "psflip-rehearse")
+    build("psflip-rehearse", "psflip-rehearse", &host()?, None)
 }
 
-/// Builds psflip-fixture; returns its path.
-pub(crate) fn build_fixture() -> Result<PathBuf, Error> {
-    build("psflip-fixtures", "psflip-fixture")
-}
-
-/// Builds testkit-launch; returns its path.
-pub(crate) fn build_launch() -> Result<PathBuf, Error> {
-    build("psflip-testkit", "testkit-launch")
-}
-
-/// One package at a time: together they would share the features of their dependencies.
+/// Builds a program of a package for this target; returns its path. `linker`: the one of another architecture.
 ///
+/// One package at a time: together they would share the features of their dependencies.
 /// `--target` limits the flags to the program: build scripts and macros can't be static.
-fn build(package: &str, program: &str) -> Result<PathBuf, Error> {
-    println!("==> build {program} (release, static)");
-    let host = host()?;
+pub(crate) fn build(
+    package: &str,
+    program: &str,
+    triple: &str,
+    linker: Option<&Path>,
+) -> Result<PathBuf, Error> {
+    println!("==> build {program} (release, static, {triple})");
     let target = repo::target_dir()?.join("static");
     let mut cargo = repo::cargo();
     cargo.args(["build", "--release", "--locked", "--package", package, "--bin", program]);
-    cargo.arg("--target").arg(&host).arg("--target-dir").arg(&target);
+    cargo.arg("--target").arg(triple).arg("--target-dir").arg(&target);
+    if let Some(linker) = linker {
+        let name = triple.to_uppercase().replace('-', "_");
+        cargo.env(format!("CARGO_TARGET_{name}_LINKER"), linker);
+    }
     step::run(cargo.env("CARGO_ENCODED_RUSTFLAGS", flags()?.join("\x1f")))?;
-    Ok(target.join(host).join("release").join(program))
+    Ok(target.join(triple).join("release").join(program))
 }
 
 /// The compiler's flags for a release.

@@ -11,10 +11,10 @@ pub(crate) const USAGE: &str = "\
 cargo xtask nightly [--hours H] [--minutes M]
 
 What takes too long for `cargo xtask ci`, one after the other: fuzzing of every target (a quarter of the time), chaos with
-new seeds (a third of it), then the release with its checks, the release built twice for a comparison, the crates as they
-would be published, the sanity tests of the Ansible collection, its roll-outs over five hosts, the load tests with 1,000
-upgrades each, the end-to-end tests with a psflip that waits at random places, and repeatedly the tests that trace or inject
-system calls.
+new seeds (a third of it), then the release with its checks, the release built twice for a comparison, the
+release for aarch64 with an upgrade on an emulated host, the crates as they would be published, the sanity tests of the
+Ansible collection, its roll-outs over five hosts, the load tests with 1,000 upgrades each, the end-to-end tests with a psflip
+that waits at random places, and repeatedly the tests that trace or inject system calls.
 
 A step that has begun is finished; those for which no time is left are skipped and listed. Fails if a step failed.
 
@@ -56,6 +56,7 @@ pub(crate) fn run(mut args: Args) -> Outcome {
         None => {
             night.task("dist", &["dist", "--check"], &[]);
             night.task("dist, built twice", &["dist", "--twice"], &[]);
+            night.task("dist for aarch64", &["dist", "--target", dist::AARCH64, "--check"], &[]);
         }
         Some(program) => night.steps.skip("dist", &format!("{program} is not installed")),
     }

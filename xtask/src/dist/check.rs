@@ -7,7 +7,8 @@ use std::process::Command;
 use serde_json::Value;
 use testkit::Sandbox;
 
-use super::{Made, Plan, collection, deb, installed, licences, rpm, sbom, tarball};
+use super::target::Target;
+use super::{Made, Plan, collection, cross, deb, installed, licences, rpm, sbom, tarball};
 use crate::{Error, Outcome, python, repo, step};
 
 /// Validates bills of materials: the library of CycloneDX's own authors, with the schema.
@@ -15,15 +16,21 @@ const VALIDATOR: &str = "cyclonedx-python-lib[json-validation]==11.6.0";
 
 /// Runs all checks.
 pub(super) fn check(made: &Made, plan: &Plan) -> Outcome {
-    is_static_and_stripped(&made.programs.psflip)?;
-    is_static_and_stripped(&made.programs.rehearse)?;
+    let target = &made.programs.target;
+    is_static_and_stripped(&made.programs.psflip, target)?;
+    is_static_and_stripped(&made.programs.rehearse, target)?;
     if plan.all {
         is_the_same_again(made)?;
     }
     // The sandbox's guard, which ends what is left if this is killed.
     step::run(repo::cargo().args(["build", "--quiet", "--package", "psflip-testkit", "--bins"]))?;
     tarball_unpacks(made)?;
-    installed::check(made, plan.before.as_deref())?;
+    if target.is_foreign() {
+        installed::has_all_files(&made.package)?;
+        cross::check(&made.programs)?;
+    } else {
+        installed::check(made, plan.before.as_deref())?;
+    }
     if let Some(package) = &made.rpm {
         rpm_installs(made, package)?;
     }
@@ -36,11 +43,20 @@ pub(super) fn check(made: &Made, plan: &Plan) -> Outcome {
 
 /// A static binary has neither an interpreter nor a symbol table (elf(5)). The text of an interpreter's path may be in it:
 /// glibc's look-up of names has it.
-fn is_static_and_stripped(binary: &Path) -> Outcome {
+fn is_static_and_stripped(binary: &Path, target: &Target) -> Outcome {
     let content = fs::read(binary)?;
     let contains = |text: &[u8]| content.windows(text.len()).any(|window| window == text);
     if has_interpreter(&content) != Some(false) || contains(b".symtab\0") {
         return Err(format!("`{}` is not static, or not stripped", binary.display()).into());
+    }
+    if machine(&content) != Some(target.architecture.as_str()) {
+        return Err(format!(
+            "`{}` is for {:?}, not {}",
+            binary.display(),
+            machine(&content),
+            target.architecture
+        )
+        .into());
     }
     for path in [repo::root(), crate::binaries::cargo_home()?] {
         if contains(path.join("").as_os_str().as_encoded_bytes()) {
@@ -58,6 +74,16 @@ pub(super) fn is_static(binary: &Path) -> Outcome {
         return Ok(());
     }
     Err(format!("`{}` is no static program: build it by `cargo xtask dist`", binary.display()).into())
+}
+
+/// The architecture of an ELF64 file that is little-endian: `e_machine` of its header (elf(5)).
+fn machine(content: &[u8]) -> Option<&'static str> {
+    let kind = content.starts_with(b"\x7fELF\x02\x01").then(|| content.get(18..20)).flatten()?;
+    match u16::from_le_bytes([kind[0], kind[1]]) {
+        62 => Some("x86_64"),
+        183 => Some("aarch64"),
+        _ => None,
+    }
 }
 
 /// Whether a program header of an ELF64 file names an interpreter; `None` if it is no such file.
@@ -133,7 +159,9 @@ fn tarball_unpacks(made: &Made) -> Outcome {
             return Err(format!("the tarball has no `{file}`").into());
         }
     }
-    reports_its_version(&sandbox.path("bin/psflip"), &made.version)?;
+    if !made.programs.target.is_foreign() {
+        reports_its_version(&sandbox.path("bin/psflip"), &made.version)?;
+    }
     println!("the tarball unpacks, and its {listed} checksums are right");
     Ok(())
 }
@@ -161,8 +189,12 @@ fn rpm_installs(made: &Made, package: &Path) -> Outcome {
             return Err(format!("the RPM package has {what}: {scripts}").into());
         }
     }
-    if !nix::unistd::geteuid().is_root() {
-        println!("RPM: {} files; not installed, since rpm's --root is for root", files.lines().count());
+    let why_not = match made.programs.target.is_foreign() {
+        true => Some("it is for another architecture"),
+        false => (!nix::unistd::geteuid().is_root()).then_some("rpm's --root is for root"),
+    };
+    if let Some(why) = why_not {
+        println!("RPM: {} files; not installed, since {why}", files.lines().count());
         return Ok(());
     }
     let sandbox = Sandbox::new();
@@ -258,4 +290,22 @@ fn lint(packages: &[PathBuf]) -> Outcome {
     let findings = step::output(lintian.args(["--fail-on", "error,warning", "--allow-root"]).args(packages))?;
     println!("lintian: no findings in {} packages{findings}", packages.len());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_architecture_is_in_the_header() {
+        let header =
+            |kind: u8| [&b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0"[..], &[kind, 0, 1, 0]].concat();
+        assert_eq!(machine(&header(183)), Some("aarch64"));
+        assert_eq!(machine(&header(62)), Some("x86_64"));
+        assert_eq!(
+            (machine(&header(40)), machine(b"#!/bin/sh\n# a script\n"), machine(b"\x7fELF\x02\x01")),
+            (None, None, None)
+        );
+        assert_eq!(machine(&fs::read("/proc/self/exe").unwrap()), Some(std::env::consts::ARCH));
+    }
 }

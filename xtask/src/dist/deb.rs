@@ -24,7 +24,8 @@ pub(super) fn psflip(
     let tree = Tree::new(directory.join("tree"))?;
     tree.fill("usr/", ZSH_OF_DEBIAN, programs)?;
     fs::create_dir_all(tree.folder.join("etc/psflip"))?;
-    pack(tree, "psflip", version, &programs.licences, compression, directory)
+    let debian = &programs.target.debian;
+    pack(tree, "psflip", version, &programs.licences, debian, compression, directory)
 }
 
 /// Makes the package psflip-testkit in `directory`; returns its path.
@@ -41,7 +42,8 @@ pub(super) fn testkit(programs: &TestPrograms, version: &str, directory: &Path) 
         tree.compress(&page)?;
     }
     tree.install(&repo::root().join("fixtures/README.md"), "usr/share/doc/psflip-testkit/README.md")?;
-    pack(tree, "psflip-testkit", version, &programs.licences, SMALL, directory)
+    let debian = &programs.target.debian;
+    pack(tree, "psflip-testkit", version, &programs.licences, debian, SMALL, directory)
 }
 
 /// Adds what every package has, and packs the tree.
@@ -50,6 +52,7 @@ fn pack(
     name: &str,
     version: &str,
     licences: &Licences,
+    architecture: &str,
     compression: &[&str],
     directory: &Path,
 ) -> Result<PathBuf, Error> {
@@ -64,10 +67,10 @@ fn pack(
     tree.compress(&format!("{doc}/{}", licences::FILE))?;
     let overrides = sources.join(format!("{name}.lintian-overrides"));
     tree.install(&overrides, &format!("usr/share/lintian/overrides/{name}"))?;
-    let (version, architecture) = (&super::packaged(version), architecture()?);
+    let version = &super::packaged(version);
     let control = fs::read_to_string(sources.join(format!("{name}.control")))?
         .replace("@VERSION@", version)
-        .replace("@ARCHITECTURE@", &architecture)
+        .replace("@ARCHITECTURE@", architecture)
         .replace("@SIZE@", &tree.kibibytes()?.to_string());
     let sums = tree.sums("md5sum")?;
     tree.write("DEBIAN/control", &control)?;
@@ -83,11 +86,6 @@ fn build(tree: &Tree, compression: &[&str], package: &Path) -> Outcome {
     let mut dpkg = super::tool("dpkg-deb");
     dpkg.args(["--root-owner-group", "--uniform-compression"]).args(compression).arg("--build");
     step::output(dpkg.args([&tree.folder, package]).env("SOURCE_DATE_EPOCH", super::date()?)).map(drop)
-}
-
-/// Debian's name of this host's architecture, such as `amd64`.
-fn architecture() -> Result<String, Error> {
-    Ok(step::output(Command::new("dpkg").arg("--print-architecture"))?.trim().to_owned())
 }
 
 /// The copyright file (Debian policy 12.5, machine-readable format 1.0). Every Debian system has Apache's

@@ -41,6 +41,17 @@ const FILES_OF_DEBIAN: &[&str] = &[
 /// The configuration of the service, which the package does not own.
 const CONFIGURATION: &str = "etc/psflip/app.toml";
 
+/// Whether a package that can't be installed here, since it is for another architecture, has all files.
+pub(super) fn has_all_files(package: &Path) -> Outcome {
+    let list = step::output(Command::new("dpkg-deb").arg("--contents").arg(package))?;
+    let files: BTreeSet<&str> =
+        list.lines().filter_map(|line| Some(line.split_once(" ./")?.1.trim_end_matches('/'))).collect();
+    match FILES.iter().chain(FILES_OF_DEBIAN).find(|file| !files.contains(*file)) {
+        Some(missing) => Err(format!("`{}` has no `{missing}`", package.display()).into()),
+        None => Ok(()),
+    }
+}
+
 /// Runs the life of a package; `before` is an earlier one.
 pub(super) fn check(made: &Made, before: Option<&Path>) -> Outcome {
     let sandbox = Sandbox::new();
@@ -120,6 +131,7 @@ fn earlier(made: &Made, sandbox: &Sandbox) -> Result<PathBuf, Error> {
         psflip: renumbered(&made.programs.psflip)?,
         rehearse: renumbered(&made.programs.rehearse)?,
         licences: made.programs.licences.clone(),
+        target: made.programs.target.clone(),
     };
     let reported = step::output(Command::new(&programs.psflip).arg("--version"))?;
     if reported.trim() != format!("psflip {zeros}") {

@@ -2,12 +2,14 @@
 
 mod check;
 mod collection;
+mod cross;
 mod deb;
 mod installed;
 mod licences;
 mod rpm;
 mod sbom;
 mod tarball;
+mod target;
 mod tree;
 mod twice;
 
@@ -17,12 +19,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::args::Args;
-use crate::{Error, Outcome, binaries, docs, repo, step};
+use crate::{Error, Outcome, docs, repo, step};
 
 use licences::Licences;
+use target::Target;
+
+pub(crate) use cross::TRIPLE as AARCH64;
 
 pub(crate) const USAGE: &str = "\
-cargo xtask dist [--check] [--binary FILE] [--before PACKAGE] [--no-docs] [--twice]
+cargo xtask dist [--check] [--binary FILE] [--before PACKAGE] [--target TRIPLE] [--no-docs] [--twice]
 
 Makes in target/dist:
   psflip, psflip-rehearse                 the static programs
@@ -42,6 +47,8 @@ an earlier run are replaced at the end, when all steps have succeeded.
                     psflip's into an empty root, install a newer one while a service runs there, upgrade it, remove and purge
   --before PACKAGE  the psflip package of an earlier release, for --check. Default: the new one with another version number
   --binary FILE     pack this static psflip instead of building one
+  --target TRIPLE   build for aarch64-unknown-linux-gnu into target/dist-aarch64, without psflip-testkit. Rust's library comes from
+                    rustup, the rest from apt-get, unpacked in target/cross; with --check, it upgrades a service on an emulated host
   --no-docs         don't check before that man pages and completions are those of this psflip
   --twice           instead of all that, build the last commit twice, in new directories without a cache, and compare (15 minutes)";
 
@@ -51,14 +58,18 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     let docs = !args.flag("no-docs");
     let binary: Option<PathBuf> = args.value("binary")?;
     let before: Option<PathBuf> = args.value("before")?;
+    let target: Option<String> = args.value("target")?;
     args.done()?;
+    if target.is_some() && (twice || binary.is_some() || before.is_some()) {
+        return Err("--target: not with --twice, --binary or --before, which are for this host".into());
+    }
     if twice {
         return twice::run();
     }
     if docs {
         docs::make(true)?;
     }
-    make(&Plan { binary, before, check, all: true })
+    make(&Plan { binary, target, before, check, all: true })
 }
 
 /// What to make.
@@ -66,6 +77,8 @@ pub(crate) fn run(mut args: Args) -> Outcome {
 pub(crate) struct Plan {
     /// A psflip that is built already.
     pub(crate) binary: Option<PathBuf>,
+    /// rustc's name of what the programs run on; `None`: this host.
+    pub(crate) target: Option<String>,
     /// An earlier package of psflip.
     pub(crate) before: Option<PathBuf>,
     /// Whether to check the files.
@@ -80,6 +93,7 @@ struct Programs {
     psflip: PathBuf,
     rehearse: PathBuf,
     licences: Licences,
+    target: Target,
 }
 
 /// The programs of the package psflip-testkit.
@@ -87,6 +101,7 @@ struct TestPrograms {
     fixture: PathBuf,
     launch: PathBuf,
     licences: Licences,
+    target: Target,
 }
 
 /// Builds the programs, packs them, and checks the packages on request. What an earlier run has left in target/dist is
@@ -96,9 +111,11 @@ pub(crate) fn make(plan: &Plan) -> Outcome {
     if let Some(binary) = &plan.binary {
         check::is_static(binary)?;
     }
-    let target = repo::target_dir()?;
-    let (new, directory) = (empty(target.join("dist-new"))?, target.join("dist"));
-    let made = pack(plan, version, &new)?;
+    let target = Target::of(plan.target.as_deref())?;
+    let name = if target.is_foreign() { format!("dist-{}", target.architecture) } else { "dist".to_owned() };
+    let directory = repo::target_dir()?.join(&name);
+    let new = empty(directory.with_file_name(format!("{name}-new")))?;
+    let made = pack(plan, version, &target, &new)?;
     let sums = sums(&new)?;
     if plan.check {
         check::check(&made, plan).map_err(|error| format!("{error}\nthe files are in {}", new.display()))?;
@@ -109,27 +126,30 @@ pub(crate) fn make(plan: &Plan) -> Outcome {
     Ok(())
 }
 
-fn pack(plan: &Plan, version: String, directory: &Path) -> Result<Made, Error> {
+fn pack(plan: &Plan, version: String, target: &Target, directory: &Path) -> Result<Made, Error> {
     let keep = |program: PathBuf, name: &str| -> Result<PathBuf, Error> {
         let kept = directory.join(name);
         fs::copy(program, &kept)?;
         Ok(kept)
     };
     let programs = Programs {
-        psflip: keep(plan.binary.clone().map_or_else(binaries::build_static, Ok)?, "psflip")?,
-        rehearse: keep(binaries::build_rehearse()?, "psflip-rehearse")?,
-        licences: licences_of(["psflip", "psflip-rehearse"])?,
+        psflip: keep(plan.binary.clone().map_or_else(|| target.build("psflip", "psflip"), Ok)?, "psflip")?,
+        rehearse: keep(target.build("psflip-rehearse", "psflip-rehearse")?, "psflip-rehearse")?,
+        licences: licences_of(["psflip", "psflip-rehearse"], target)?,
+        target: target.clone(),
     };
     let tarball = tarball::make(&programs, &version, directory)?;
     let package = deb::psflip(&programs, &version, deb::SMALL, directory)?;
     let mut packages = vec![package.clone()];
     let mut described =
         vec![("psflip", programs.psflip.clone()), ("psflip-rehearse", programs.rehearse.clone())];
-    if plan.all {
+    // Its manual pages are made by the programs themselves.
+    if plan.all && !target.is_foreign() {
         let programs = TestPrograms {
-            fixture: keep(binaries::build_fixture()?, "psflip-fixture")?,
-            launch: keep(binaries::build_launch()?, "testkit-launch")?,
-            licences: licences_of(["psflip-fixtures", "psflip-testkit"])?,
+            fixture: keep(target.build("psflip-fixtures", "psflip-fixture")?, "psflip-fixture")?,
+            launch: keep(target.build("psflip-testkit", "testkit-launch")?, "testkit-launch")?,
+            licences: licences_of(["psflip-fixtures", "psflip-testkit"], target)?,
+            target: target.clone(),
         };
         packages.push(deb::testkit(&programs, &version, directory)?);
         described.extend([("psflip-fixtures", programs.fixture), ("psflip-testkit", programs.launch)]);
@@ -140,7 +160,9 @@ fn pack(plan: &Plan, version: String, directory: &Path) -> Result<Made, Error> {
         println!("no RPM package: rpmbuild is not installed");
         None
     };
-    let collection = if repo::is_installed(collection::PROGRAM) {
+    let collection = if target.is_foreign() {
+        None // it is for any architecture
+    } else if repo::is_installed(collection::PROGRAM) {
         Some(collection::make(&version, directory)?)
     } else {
         println!("no Ansible collection: {} is not installed", collection::PROGRAM);
@@ -148,18 +170,18 @@ fn pack(plan: &Plan, version: String, directory: &Path) -> Result<Made, Error> {
     };
     let mut bills = Vec::new();
     for (package, program) in described {
-        bills.push((sbom::make(package, &program, &version, directory)?, program));
+        bills.push((sbom::make(package, &program, &version, directory, target)?, program));
     }
     Ok(Made { programs, version, tarball, package, packages, rpm, collection, bills })
 }
 
 /// The licences of what is linked into the programs of these crates.
-fn licences_of(packages: [&str; 2]) -> Result<Licences, Error> {
+fn licences_of(packages: [&str; 2], target: &Target) -> Result<Licences, Error> {
     let mut crates = BTreeSet::new();
     for package in packages {
-        crates.extend(sbom::linked(package)?.crates);
+        crates.extend(sbom::linked(package, target)?.crates);
     }
-    licences::of(&crates, &sbom::libc()?)
+    licences::of(&crates, &target.libc)
 }
 
 /// A program that packs, without settings of this user that would change the packages.

@@ -28,7 +28,7 @@ pub(super) fn make(programs: &Programs, version: &str, directory: &Path) -> Resu
     let mut rpmbuild = super::tool("rpmbuild");
     // Macros of this user, such as another compression, are in ~/.rpmmacros.
     rpmbuild.env("HOME", &top);
-    rpmbuild.args(["-bb", "--quiet", "--target", std::env::consts::ARCH]);
+    rpmbuild.args(["-bb", "--quiet", "--target", &programs.target.architecture]);
     rpmbuild.arg("--define").arg(format!("_topdir {}", top.display())).arg(top.join("psflip.spec"));
     step::output(rpmbuild.env("SOURCE_DATE_EPOCH", super::date()?))?;
     let built = repo::files_below(&top.join("RPMS"))?.pop().ok_or("rpmbuild made no package")?;

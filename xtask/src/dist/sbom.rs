@@ -10,7 +10,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::{Error, binaries, repo, step};
+use super::target::Target;
+use crate::{Error, repo, step};
 
 /// A crate in a program.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,24 +31,29 @@ pub(super) struct Linked {
 }
 
 /// The crates in the program of `package`.
-pub(super) fn linked(package: &str) -> Result<Linked, Error> {
+pub(super) fn linked(package: &str, target: &Target) -> Result<Linked, Error> {
     let mut tree = repo::cargo();
     tree.args(["tree", "--locked", "--edges", "normal,no-proc-macro", "--prefix", "depth", "--no-dedupe"]);
-    tree.args(["--format", "{p}|{l}", "--target", &binaries::host()?, "--package", package]);
+    tree.args(["--format", "{p}|{l}", "--target", &target.triple, "--package", package]);
     parse(&step::output(&mut tree)?)
 }
 
 /// Writes the bill of `package`'s `program` into `directory`; returns its path.
-pub(super) fn make(package: &str, program: &Path, version: &str, directory: &Path) -> Result<PathBuf, Error> {
-    let target = binaries::host()?;
-    let Linked { crates, mut needs } = linked(package)?;
+pub(super) fn make(
+    package: &str,
+    program: &Path,
+    version: &str,
+    directory: &Path,
+    target: &Target,
+) -> Result<PathBuf, Error> {
+    let Linked { crates, mut needs } = linked(package, target)?;
     let sums = checksums(&fs::read_to_string(repo::root().join("Cargo.lock"))?);
     let rustc = step::output(Command::new("rustc").arg("--version"))?;
     let mut components: Vec<Value> =
         crates.iter().filter(|one| one.name != package).map(|one| component(one, &sums)).collect();
-    let (std, libc) = (rustc.split(' ').nth(1).unwrap_or_default(), libc()?);
+    let (std, libc) = (rustc.split(' ').nth(1).unwrap_or_default(), target.libc.as_str());
     components.push(system("rust-std", std, "MIT OR Apache-2.0"));
-    components.push(system("glibc", &libc, "LGPL-2.1-or-later"));
+    components.push(system("glibc", libc, "LGPL-2.1-or-later"));
     let (std, libc) = (format!("rust-std@{std}"), format!("glibc@{libc}"));
     needs.entry(format!("{package}@{version}")).or_default().extend([std.clone(), libc.clone()]);
     let of_std = of_std(&fs::read(program)?);
@@ -77,7 +83,7 @@ pub(super) fn make(package: &str, program: &Path, version: &str, directory: &Pat
                 "name": package,
                 "version": version,
                 "licenses": [{ "expression": "MIT OR Apache-2.0" }],
-                "properties": [{ "name": "target", "value": target }],
+                "properties": [{ "name": "target", "value": target.triple }],
             },
         },
         "components": components,
@@ -90,7 +96,7 @@ pub(super) fn make(package: &str, program: &Path, version: &str, directory: &Pat
     Ok(file)
 }
 
-/// The version of the C library that is linked in: of Debian's package, which tells its patches too, or of the library.
+/// The version of the C library that is linked in for this host: of Debian's package, which tells its patches too, or of the library.
 pub(super) fn libc() -> Result<String, Error> {
     if repo::is_installed("dpkg-query")
         && let Ok(version) =

@@ -9,7 +9,7 @@ use crate::{Error, Outcome, repo, step};
 
 /// Makes the tarball in `directory`; returns its path.
 pub(super) fn make(programs: &Programs, version: &str, directory: &Path) -> Result<PathBuf, Error> {
-    let name = format!("psflip-{version}-linux-{}", std::env::consts::ARCH);
+    let name = format!("psflip-{version}-linux-{}", programs.target.architecture);
     let tree = Tree::new(directory.join(&name))?;
     tree.fill("", ZSH, programs)?;
     // The unit names the program of a package. Its folder is the only line that differs.
