@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use testkit::{Deadline, Launch, Running, Sandbox};
+use testkit::{Deadline, Launch, Running, Sandbox, Signal};
 
 use crate::hosts::{self, Host};
 use crate::network;
@@ -94,6 +94,15 @@ impl Rollout {
         Self { playbook: playbook.args(["-e", &vars]).args(args).start() }
     }
 
+    /// Sends the playbook's process a signal, and waits until what it has started is over.
+    #[track_caller]
+    pub(crate) fn interrupt(&self, signal: Signal) -> String {
+        self.playbook.signal(signal);
+        let (succeeded, output) = self.wait();
+        assert!(!succeeded, "{output}");
+        output
+    }
+
     /// Waits for its end. Returns whether it succeeded, and what it printed.
     #[track_caller]
     pub(crate) fn wait(&self) -> (bool, String) {
@@ -102,6 +111,14 @@ impl Rollout {
         let text = format!("{}{}", self.playbook.stdout(), self.playbook.stderr());
         (status.success(), text)
     }
+}
+
+/// Runs the module that upgrades on a host. Returns whether it succeeded, and what it printed.
+#[track_caller]
+pub(crate) fn upgrade(sandbox: &Sandbox, host: &str, args: &str) -> (bool, String) {
+    let args = format!("config=/etc/psflip/app.toml {args}");
+    let module = command(sandbox, "ansible").args([host, "-m", "psflip.service.psflip_upgrade", "-a", &args]);
+    Rollout { playbook: module.start() }.wait()
 }
 
 /// The number of changed tasks of a host, from the recap.

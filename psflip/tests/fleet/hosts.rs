@@ -48,6 +48,15 @@ impl Host {
         serde_json::from_str(&ran.stdout).expect("a status")
     }
 
+    /// Waits until no upgrade is under way and nothing bakes.
+    #[track_caller]
+    pub(crate) fn wait_rest(&self) {
+        wait_until(Deadline::after(crate::ansible::PLAYBOOK), "no upgrade and no bake", || {
+            let status = self.status();
+            (status["state"] == "serving" && status["bake_left_ms"].is_null()).then_some(())
+        });
+    }
+
     /// The generation that serves, and the release to which `current` leads.
     #[track_caller]
     pub(crate) fn serves(&self) -> (u64, String) {

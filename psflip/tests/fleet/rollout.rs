@@ -1,11 +1,12 @@
 //! Releases are rolled out over a fleet under load: good ones, bad ones, and with a host that is down.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use testkit::client::http::HttpClient;
-use testkit::{AvailabilityProbe, Deadline, Sandbox, psflip_bin, wait_until};
+use testkit::{AvailabilityProbe, Deadline, Sandbox, Signal, psflip_bin, wait_until};
 
 use crate::ansible::{self, Rollout, recap};
 use crate::hosts::{self, HOSTS, Host};
@@ -26,7 +27,8 @@ struct Fleet {
 impl Fleet {
     /// `None`: this host lacks something, which was reported.
     fn new() -> Option<Self> {
-        let programs = ["ansible-playbook", "haproxy", "/usr/sbin/sshd", "ssh-keygen", "ip", "strip"];
+        let programs =
+            ["ansible", "ansible-playbook", "haproxy", "/usr/sbin/sshd", "ssh-keygen", "ip", "strip"];
         if !testkit::need_root() || programs.iter().any(|program| testkit::need(program).is_none()) {
             return None;
         }
@@ -150,6 +152,10 @@ fn releases_are_rolled_out_over_five_hosts_behind_haproxy() {
     a_good_release_is_on_all_hosts(&fleet);
     bad_ones_stop_at_the_first_host(&fleet);
     one_that_is_bad_in_its_bake_is_rolled_back(&fleet);
+    one_that_is_bad_when_several_bake_is_rolled_back_on_all(&fleet);
+    an_interrupted_run_is_continued_by_the_next_one(&fleet);
+    an_unknown_outcome_is_reported(&fleet);
+    strict_is_refused_by_the_playbook(&fleet);
     a_host_is_lost(&fleet);
     let report = fleet.probe.take().expect("clients").finish();
     report.assert_no_failures();
@@ -213,9 +219,82 @@ fn one_that_is_bad_in_its_bake_is_rolled_back(fleet: &Fleet) {
     }
 }
 
+/// Host 4 loses it in the last bake, while hosts 2 to 5 bake. Host 1, whose bake is over, keeps it.
+fn one_that_is_bad_when_several_bake_is_rolled_back_on_all(fleet: &Fleet) {
+    let vars = format!("{LONG_BAKE} bake_of_h1=10ms psflip_serial=40%");
+    let rollout = fleet.start("6", &vars, &[]);
+    wait_until(Deadline::after(ansible::PLAYBOOK), "an answer of release 6 on host 5", || {
+        fleet.probe().report().by_tag.contains_key("h5 6").then_some(())
+    });
+    fs::write(fleet.hosts[3].path("/run/psflip/app/sick-6"), "").expect("the directory of the service");
+    let output = fleet.failed("6", &rollout);
+    assert_has(
+        &output,
+        &[
+            ": h4 has lost the new version",
+            "hosts with the old version again: h2, h3, h4, h5;",
+            "because their bake was over: h1;",
+            "their upgrade goes on: none;",
+        ],
+    );
+    fleet.assert_serve(&[(3, "6"), (2, "2"), (2, "2"), (2, "2"), (2, "2")]);
+}
+
+/// The playbook is killed while host 2 gets the release, and interrupted while host 3 does. The same command then
+/// upgrades the rest, and no host twice.
+fn an_interrupted_run_is_continued_by_the_next_one(fleet: &Fleet) {
+    for (host, signal) in [(1, Signal::SIGKILL), (2, Signal::SIGINT)] {
+        let rollout = fleet.start("7", "bake=2s", &[]);
+        let gets = fleet.hosts[host].path("/var/lib/app/releases/7");
+        wait_until(Deadline::after(ansible::PLAYBOOK), "the release", || gets.exists().then_some(()));
+        fleet.shown("7", rollout.interrupt(signal));
+        fleet.hosts.iter().for_each(Host::wait_rest);
+        assert_eq!(fleet.hosts[host + 1].serves(), (2, "2".to_owned()));
+    }
+    let (_, output) = fleet.run("7", "bake=2s", &[]);
+    for (host, is_new) in [("h1", false), ("h2", false), ("h4", true), ("h5", true)] {
+        assert_eq!(recap(&output, host, "changed") > 0, is_new, "{output}");
+    }
+    fleet.assert_serve(&[(4, "7"), (3, "7"), (3, "7"), (3, "7"), (3, "7")]);
+}
+
+/// The client of an upgrade is gone before the outcome is known: by its time-out, and by a signal. The upgrade goes on,
+/// and the next one waits for it.
+fn an_unknown_outcome_is_reported(fleet: &Fleet) {
+    let (before, _) = fleet.hosts[0].serves();
+    let interrupted = fleet.hosts[0].path("/usr/bin/interrupted");
+    fs::write(&interrupted, include_str!("files/interrupted.py")).expect("the host's /usr");
+    fs::set_permissions(&interrupted, fs::Permissions::from_mode(0o755)).unwrap();
+    for (args, code) in [("timeout=1ms", 124), ("executable=/usr/bin/interrupted", 130)] {
+        let (succeeded, output) = ansible::upgrade(&fleet.sandbox, "h1", &format!("force=true {args}"));
+        assert!(!succeeded, "{output}");
+        let code = format!("\"exit_code\": {code}");
+        assert_has(
+            &output,
+            &["the outcome of the upgrade is not known, and it goes on", &code, "\"changed\": true"],
+        );
+        fleet.shown("7", output);
+    }
+    let (succeeded, output) = ansible::upgrade(&fleet.sandbox, "h1", "force=true strict=true");
+    assert!(succeeded, "{output}");
+    let replaced = format!("\"generation_before\": {}", before + 2);
+    assert_has(&output, &["\"exit_code\": 0", &replaced]);
+    assert_eq!(fleet.hosts[0].serves().0, before + 3, "{output}");
+    fleet.shown("7", output);
+}
+
+/// A roll-out could not be rolled back then.
+fn strict_is_refused_by_the_playbook(fleet: &Fleet) {
+    let output = fleet.fails("8", "bake=2s psflip_service_strict=true");
+    assert_has(&output, &["`psflip_service_strict` waits until a bake is over"]);
+    assert!(fleet.hosts.iter().all(|host| !host.path("/var/lib/app/releases/8").exists()), "{output}");
+}
+
 /// Host 2 becomes unreachable while it gets the release, and host 1 is rolled back. The next run finds it before
 /// anything changes.
 fn a_host_is_lost(fleet: &Fleet) {
+    let others = || fleet.hosts.iter().filter(|host| host.number != 2).map(Host::serves).collect::<Vec<_>>();
+    let before = others();
     let rollout = fleet.start("4", LONG_BAKE, &[]);
     let gets = fleet.hosts[1].path("/var/lib/app/releases/4");
     wait_until(Deadline::after(ansible::PLAYBOOK), "release 4 on host 2", || gets.exists().then_some(()));
@@ -225,8 +304,7 @@ fn a_host_is_lost(fleet: &Fleet) {
         &output,
         &["unreachable", "hosts with the old version again: h1;", "their upgrade goes on: h2;"],
     );
-    let serve: Vec<_> = fleet.hosts.iter().filter(|host| host.number != 2).map(Host::serves).collect();
-    assert!(serve.iter().all(|(number, release)| (*number, release.as_str()) == (2, "2")), "{serve:?}");
+    assert_eq!(others(), before, "{output}");
 
     let output = fleet.fails("5", LONG_BAKE);
     assert_has(&output, &["h2 is down", "Nothing was changed"]);

@@ -167,7 +167,7 @@ warnings_of_psflip:
   type: list
   elements: str
 exit_code:
-  description: The exit code of C(psflip upgrade).
+  description: The exit code of C(psflip upgrade). If a signal has ended it, that is 128 and the signal's number.
   returned: when an upgrade was requested
   type: int
 '''
@@ -183,11 +183,17 @@ from ansible_collections.psflip.service.plugins.module_utils import psflip as co
 # How many lines of the journal are shown of a child that failed.
 LINES = '20'
 
-# Exit codes of `psflip upgrade`.
+# Exit codes of `psflip upgrade`. After its own time-out, and when a signal has ended it, the outcome is not known.
+FAILED = 1
 ROLLED_BACK = 3
 NOT_CLEAN = 4
-FAILED = 1
-UNKNOWN = (124, 130)
+TIMED_OUT = 124
+SIGNAL = 128
+
+
+def is_unknown(code):
+    """Whether the upgrade may go on."""
+    return code == TIMED_OUT or code > SIGNAL
 
 
 def command(module):
@@ -256,7 +262,7 @@ def last_lines(module, child, since):
 def sentence(code, result, errors):
     """Why the task fails, in psflip's words."""
     reason = result.get('reason') or errors.strip()
-    if code in UNKNOWN:
+    if is_unknown(code):
         return 'the outcome of the upgrade is not known, and it goes on: %s' % (reason or 'exit code %d' % code)
     if code == NOT_CLEAN:
         return 'generation %s is active, but: %s' % (result['generation'], reason)
@@ -271,6 +277,9 @@ def upgrade(module, psflip, result):
     """Requests the upgrade and waits for it. Ends the module."""
     began = time.time()
     code, output, errors = psflip.run('upgrade', *command(module))
+    if code < 0:
+        # Python has a negative number for a signal, and a shell one above 128.
+        code = SIGNAL - code
     result['exit_code'] = code
     result_of(events_of(output), result)
     result.setdefault('duration', round(time.time() - began, 3))
@@ -281,7 +290,7 @@ def upgrade(module, psflip, result):
         lines = last_lines(module, child, began - 1)
         if lines:
             result['output'] = lines
-    module.fail_json(msg=sentence(code, result, errors), changed=code in (ROLLED_BACK, NOT_CLEAN) + UNKNOWN, **result)
+    module.fail_json(msg=sentence(code, result, errors), changed=code in (ROLLED_BACK, NOT_CLEAN) or is_unknown(code), **result)
 
 
 def validate(module, psflip, path):
