@@ -47,6 +47,8 @@ pub(crate) struct Control {
     pub(crate) may_return: bool,
     /// The child gives way to another one: no request begins.
     pub(crate) is_paused: bool,
+    /// It has: another one was promoted. No request may be sent to it, nor to one that has its address now.
+    pub(crate) gave_way: bool,
     /// Where idle connections go then.
     pub(crate) successor: Option<Rc<Successor>>,
     /// The child has exited. Nothing takes that back.
@@ -88,6 +90,12 @@ impl Control {
     /// Whether a connection between two requests waits.
     pub(crate) fn parks(&self) -> bool {
         self.is_paused && !self.exited
+    }
+
+    /// Whether a held request goes back to be unread: the next child is to get it. `stayed`: see
+    /// [`Self::may_leave`].
+    pub(crate) fn takes_held_back(&self, stayed: Option<u64>) -> bool {
+        self.parks() || self.gave_way && self.successor.is_some() && self.may_leave(stayed)
     }
 
     /// Whether this relay never accepts again.

@@ -109,6 +109,7 @@ async fn live(link: OwnedFd) -> io::Result<()> {
                     (control.leaves, control.stops, control.may_return) = (true, stops, may_return);
                     let before = control.successor.take().filter(|_| !stops);
                     control.successor = successor.or(before);
+                    control.gave_way |= control.is_paused && !stops;
                     control.is_paused = false;
                 });
                 pauses = None;
@@ -134,7 +135,7 @@ async fn live(link: OwnedFd) -> io::Result<()> {
                     spawn_local(predecessor::receive(successor, Rc::clone(&all)));
                 }
                 control.send_modify(|control| {
-                    control.is_paused = false;
+                    (control.is_paused, control.gave_way) = (false, false);
                     (control.leaves, control.stops, control.successor) = (false, false, None);
                 });
                 waited_for = None;

@@ -98,9 +98,18 @@ pub(crate) async fn serve(stream: Stream, named: Option<Addresses>, proxied: &Rc
                 }
             }
         };
-        add(&proxied.tally.requests, 1);
         let _under_way = Counted::new(proxied, |tally| &tally.under_way);
-        Box::pin(client.carry(request, &addresses, proxied, &mut control)).await?;
+        let may_go = Box::pin(client.waits_for_resume(proxied, &mut control, stayed)).await?;
+        if may_go == MayGo::ToNextChild {
+            continue;
+        }
+        add(&proxied.tally.requests, 1);
+        if may_go == MayGo::Nowhere {
+            client.skip_begin()?;
+            client.answer(request, "503 Service Unavailable", "requests are held back").await?;
+        } else {
+            Box::pin(client.carry(request, &addresses, proxied)).await?;
+        }
         let is_last = {
             let control = control.borrow();
             control.closes_after_answers() || control.ends() && !control.may_leave(stayed)
@@ -121,6 +130,16 @@ enum Next {
     Leave,
     /// The client has closed it.
     Closed,
+}
+
+/// Where a request may go of which the child has got nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum MayGo {
+    ToChild,
+    /// It was held, and the child is to give way: it is unread again.
+    ToNextChild,
+    /// It was held for too long, or until the child was gone.
+    Nowhere,
 }
 
 impl Client {
@@ -197,27 +216,46 @@ impl Client {
         Ok((self.read.len() >= header.length()).then_some(header))
     }
 
+    /// Waits while requests are held back. `stayed`: see [`Control::may_leave`].
+    ///
+    /// # Errors
+    /// The client is gone.
+    async fn waits_for_resume(
+        &self,
+        proxied: &Rc<Proxied>,
+        control: &mut watch::Receiver<Control>,
+        stayed: Option<u64>,
+    ) -> io::Result<MayGo> {
+        let (hold, gave_way) = {
+            let control = control.borrow();
+            (control.hold, control.gave_way)
+        };
+        if gave_way {
+            return Ok(MayGo::Nowhere);
+        }
+        let Some(max) = hold else { return Ok(MayGo::ToChild) };
+        let _held = Counted::new(proxied, |tally| &tally.held);
+        let decided =
+            |control: &Control| control.gave_way || control.hold.is_none() || control.takes_held_back(stayed);
+        tokio::select! {
+            control = control.wait_for(decided) => Ok(match control {
+                Ok(control) if control.takes_held_back(stayed) => MayGo::ToNextChild,
+                Ok(control) if control.gave_way => MayGo::Nowhere,
+                _ => MayGo::ToChild,
+            }),
+            () = pause(max) => Ok(MayGo::Nowhere),
+            () = exited(&proxied.control) => Ok(MayGo::Nowhere),
+            () = self.socket.reset() => Err(io::ErrorKind::ConnectionReset.into()),
+        }
+    }
+
     /// Carries a request to the child, and its answer back.
     async fn carry(
         &mut self,
         request: Request,
         addresses: &Addresses,
         proxied: &Rc<Proxied>,
-        control: &mut watch::Receiver<Control>,
     ) -> io::Result<()> {
-        let held = control.borrow().hold;
-        if let Some(max) = held {
-            let _held = Counted::new(proxied, |tally| &tally.held);
-            let resumed = tokio::select! {
-                _ = control.wait_for(|control| control.hold.is_none()) => true,
-                () = pause(max) => false,
-                () = exited(&proxied.control) => false,
-            };
-            if !resumed {
-                self.skip_begin()?;
-                return self.answer(request, "503 Service Unavailable", "requests are held back").await;
-            }
-        }
         let child = match connect(proxied, addresses).await {
             Ok(child) => child,
             Err(error) => {

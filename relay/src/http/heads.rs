@@ -43,6 +43,9 @@ impl AsyncRead for Heads {
             buffer.put_slice(&self.first[..length]);
             self.first.advance(length);
         }
+        if let Some(recorded) = &mut *self.shared.recorded.borrow_mut() {
+            recorded.extend_from_slice(&buffer.filled()[before..]);
+        }
         // Empty lines before a head are ignored (RFC 9112, section 2.2).
         let begins = buffer.filled()[before..].iter().any(|byte| !matches!(byte, b'\r' | b'\n'));
         if is_head && begins && self.shared.head_since.get().is_none() {

@@ -4,11 +4,12 @@
 //! carried to its end.
 
 use std::cell::Cell;
-use std::error::Error as _;
+use std::error::Error;
 use std::pin::pin;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use h2::Reason;
 use hyper::body::Incoming;
 use hyper::header::{HOST, HeaderValue};
 use hyper::service::service_fn;
@@ -115,11 +116,18 @@ async fn answer(
     mut sender: Sender,
     addresses: &Addresses,
     proxied: Rc<Proxied>,
-) -> Result<Response<Answer>, hyper::Error> {
-    add(&proxied.tally.requests, 1);
+) -> Result<Response<Answer>, Box<dyn Error + Send + Sync>> {
     let shared = Rc::new(Shared::new());
     let sent = Sent::new(Rc::clone(&shared), &proxied);
-    let response = match waits_for_resume(&proxied).await {
+    let is_held = proxied.control.borrow().hold.is_some();
+    let may_go = tokio::select! {
+        biased;
+        // The client sends it again, over a connection to the next child's relay (RFC 9113, section 8.7).
+        () = gives_way(&proxied.control), if is_held => return Err(h2::Error::from(Reason::REFUSED_STREAM).into()),
+        may_go = waits_for_resume(&proxied) => may_go,
+    };
+    add(&proxied.tally.requests, 1);
+    let response = match may_go {
         Err(refused) => refused,
         Ok(()) if request.method() == Method::CONNECT => refused(&Failure::Method),
         Ok(()) => {
@@ -130,7 +138,7 @@ async fn answer(
             match sender.send_request(request.map(|body| Input::new(body, Rc::clone(&shared)))).await {
                 Ok(response) => response.map(|body| Answer::of_child(body, None)),
                 Err(_) if shared.input_failed.get() => refused(&Failure::Request),
-                Err(error) if is_reset_of_stream(&error) => return Err(error),
+                Err(error) if is_reset_of_stream(&error) => return Err(error.into()),
                 Err(error) => {
                     let failure = Failure::Answer(error);
                     proxied.failed(&failure);
@@ -140,6 +148,13 @@ async fn answer(
         }
     };
     Ok(response.map(|body| body.tracked(sent)))
+}
+
+/// Returns when the child is to give way, or has.
+async fn gives_way(control: &watch::Receiver<Control>) {
+    if control.clone().wait_for(|control| control.parks() || control.gave_way).await.is_err() {
+        std::future::pending::<()>().await; // the relay exits
+    }
 }
 
 /// Whether the child has reset this one stream. hyper resets the client's with the same code, for example

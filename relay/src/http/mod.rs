@@ -72,6 +72,11 @@ struct Shared {
     wants_head: Cell<bool>,
     /// The next head is for the successor.
     leaves: Cell<bool>,
+    /// The request waits for the end of a hold.
+    is_held: Cell<bool>,
+    /// During a hold: all that hyper has read, until its first request goes to the child. With that the
+    /// request can be taken back. It is bounded: hyper reads no more than a part of the input ahead.
+    recorded: RefCell<Option<BytesMut>>,
     /// Bytes of hyper wait until the client reads.
     write_blocked: Cell<bool>,
     /// When the first byte of a request came whose head is not complete.
@@ -91,6 +96,8 @@ impl Shared {
             input_failed: Cell::new(false),
             wants_head: Cell::new(false),
             leaves: Cell::new(false),
+            is_held: Cell::new(false),
+            recorded: RefCell::new(None),
             write_blocked: Cell::new(false),
             head_since: Cell::new(None),
             changed: Notify::new(),
@@ -102,13 +109,23 @@ impl Shared {
     fn is_between_requests(&self) -> bool {
         self.wants_head.get() && !self.write_blocked.get()
     }
+
+    /// Whether the next request's bytes are recorded from its first one on.
+    fn records_next(&self) -> bool {
+        self.number.get() == 0 && self.recorded.borrow().is_some()
+    }
+
+    /// Whether the request that waits for the end of a hold can be taken back: hyper has sent nothing.
+    fn can_be_taken_back(&self) -> bool {
+        self.is_held.get() && self.recorded.borrow().is_some()
+    }
 }
 
 /// How hyper's part of a connection has ended.
 #[derive(Debug)]
 enum Left {
-    /// Between two requests, because this relay is to leave: it goes to the successor, or is closed at a
-    /// stop.
+    /// Between two requests, or with one that was held, because this relay is to leave: it goes to the
+    /// successor, or is closed at a stop.
     Idle(Stream),
     /// Between two requests for a while: hyper gets it again with the next one.
     Resting(Stream),
@@ -245,6 +262,8 @@ enum Turn {
     Done(hyper::Result<()>),
     /// It is between two requests, and this relay is to leave.
     Leave,
+    /// Its request is held, and the child is to give way: the next one gets it.
+    TakeBack,
     /// It is between two requests since [`IDLE`].
     Rest,
     /// The client took too long for a head.
@@ -260,6 +279,9 @@ async fn requests(
     stayed: Option<u64>,
 ) -> Left {
     let shared = Rc::new(Shared::new());
+    if control.borrow().hold.is_some() {
+        shared.recorded.replace(Some(BytesMut::new()));
+    }
     let socket = Rc::new(stream.socket);
     let heads = Heads { socket: Rc::clone(&socket), first: stream.first, shared: Rc::clone(&shared) };
     let service = service_fn(|request| {
@@ -283,7 +305,10 @@ async fn requests(
         let changed = shared.changed.notified();
         let turn = std::future::poll_fn(|context| {
             // Also if the order has come while this connection was not polled: no request begins after it.
-            let leaves = proxied.control.borrow().dismisses_idle(stayed);
+            let (leaves, takes_back, holds) = {
+                let control = proxied.control.borrow();
+                (control.dismisses_idle(stayed), control.takes_held_back(stayed), control.hold.is_some())
+            };
             shared.leaves.set(leaves);
             if let Poll::Ready(done) = Pin::new(&mut connection).poll(context) {
                 // An upgrade that a request offered lets hyper return before it has written everything. It
@@ -297,6 +322,13 @@ async fn requests(
             // head.
             if leaves && !is_done && shared.is_between_requests() {
                 return Poll::Ready(Turn::Leave);
+            }
+            if takes_back && !is_done && shared.can_be_taken_back() {
+                return Poll::Ready(Turn::TakeBack);
+            }
+            // Also with a part of a head: hyper gets the connection again, and the request is recorded.
+            if holds && !is_done && shared.is_between_requests() && !shared.records_next() {
+                return Poll::Ready(Turn::Rest);
             }
             let Some(since) = shared.head_since.get() else {
                 timer = None;
@@ -328,12 +360,16 @@ async fn requests(
     };
     drop(reset);
     let parts = connection.into_parts();
-    let first = joined(parts.read_buf, parts.io.into_inner().first);
+    let read = match ended {
+        Turn::TakeBack => shared.recorded.take().unwrap_or_default().freeze(),
+        _ => parts.read_buf,
+    };
+    let first = joined(read, parts.io.into_inner().first);
     let Some(socket) = Rc::into_inner(socket) else { return Left::Closed };
     let stream = Stream { socket, first };
     let switched = shared.switched.borrow_mut().take();
     match (ended, switched) {
-        (Turn::Leave, _) => Left::Idle(stream),
+        (Turn::Leave | Turn::TakeBack, _) => Left::Idle(stream),
         (Turn::Rest, _) => Left::Resting(stream),
         (Turn::Late, _) => Left::Closed,
         (Turn::Done(Ok(())), Some(child)) => Left::Switched(stream, child),
@@ -375,13 +411,17 @@ fn answer(
     stayed: Option<u64>,
 ) -> impl Future<Output = Result<Response<Answer>, std::convert::Infallible>> {
     // Not in the future's first turn: from now on hyper has a whole head, and the connection has state.
-    add(&proxied.tally.requests, 1);
     shared.head_since.set(None);
     shared.wants_head.set(false);
     let sent = Sent::new(Rc::clone(&shared), &proxied);
     let request = request.map(|body| Input::new(body, Rc::clone(&shared)));
     async move {
-        let mut response = match waits_for_resume(&proxied).await {
+        shared.is_held.set(true);
+        let may_go = waits_for_resume(&proxied).await;
+        shared.is_held.set(false);
+        shared.recorded.take();
+        add(&proxied.tally.requests, 1);
+        let mut response = match may_go {
             Err(refused) => refused,
             Ok(()) => match forward(request, &addresses, &proxied, &shared).await {
                 Ok(response) => response,
@@ -405,16 +445,29 @@ fn answer(
     }
 }
 
-/// Waits while requests are held back, also when another generation accepts connections meanwhile.
+/// Waits while requests are held back, also when another generation accepts connections meanwhile. If the child
+/// is to give way, a request that was held waits until that is decided, and is not waited for (contract E5).
 ///
 /// # Errors
-/// The answer to a request that waited too long, or whose child has exited.
+/// The answer to a request that waited too long, or whose child has exited or given way.
 async fn waits_for_resume(proxied: &Rc<Proxied>) -> Result<(), Response<Answer>> {
     let mut control = proxied.control.clone();
-    let Some(max) = control.borrow().hold else { return Ok(()) };
+    let (hold, gave_way) = {
+        let control = control.borrow();
+        (control.hold, control.gave_way)
+    };
+    let superseded =
+        || unavailable("another version took over; please try again\n".to_owned(), Duration::ZERO);
+    if gave_way {
+        return Err(superseded());
+    }
+    let Some(max) = hold else { return Ok(()) };
     let _held = Counted::new(proxied, |tally| &tally.held);
+    let may_go = |control: &Control| control.gave_way || control.hold.is_none() && !control.parks();
     tokio::select! {
-        _ = control.wait_for(|control| control.hold.is_none()) => Ok(()),
+        control = control.wait_for(may_go) => {
+            if control.is_ok_and(|control| control.gave_way) { Err(superseded()) } else { Ok(()) }
+        }
         () = pause(max) => {
             Err(unavailable(format!("requests are held back at the moment; this one waited {max:?}\n"), max))
         }

@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Builder;
 use tokio::task::{LocalSet, spawn_local};
 
-use crate::support::{Relay, listener, proxy};
+use crate::support::{DEADLINE, Relay, listener, proxy, requests};
 
 #[derive(Clone)]
 struct Local;
@@ -134,4 +134,35 @@ fn a_refused_stream_is_refused_to_the_client_and_the_others_go_on() {
     });
     let counts = a.wait_counts("all requests", |counts| counts.requests == 3);
     assert_eq!(counts.errors, 0);
+}
+
+#[test]
+fn a_held_stream_is_refused_when_the_child_gives_way() {
+    // Contract: E5, T11
+    let (socket, address) = listener();
+    let child = child("a", Arc::default(), mpsc::channel().0);
+    let a = Relay::start(&socket, proxy(Protocol::Http, child));
+    a.accept();
+    on_this_thread(async {
+        let (mut sender, connection) = client(address).await;
+        assert_eq!(post(&mut sender, "/", "one").await, "a one");
+        a.hold(DEADLINE);
+        a.wait_counts("the hold", |counts| counts.held);
+        let request = Request::post("http://a/").body(Full::new(Bytes::from("two"))).unwrap();
+        let held = spawn_local(sender.send_request(request));
+        let counts = async {
+            while a.wait_counts("any", |_| true).under_way == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, counts).await.expect("the stream is held");
+        a.wait_counts("one request", |counts| counts.requests == 1);
+        a.pause();
+        let error = held.await.unwrap().unwrap_err();
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert!(source.contains("refused stream before processing"), "{source}");
+        connection.await.unwrap().unwrap();
+        assert_eq!(a.report(), Report::Drained { passed_on: 0, waited_for: 0 });
+    });
+    assert_eq!(requests(&a), 1);
 }

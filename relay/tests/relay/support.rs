@@ -167,6 +167,11 @@ impl Drop for Relay {
     }
 }
 
+/// What the relay has carried to its child.
+pub(crate) fn requests(relay: &Relay) -> u64 {
+    relay.wait_counts("any", |_| true).requests
+}
+
 /// A listening socket on a free port, and its address.
 pub(crate) fn listener() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
