@@ -181,11 +181,17 @@ mod tests {
         poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(1)
     }
 
-    #[test]
-    fn a_client_that_connects_after_the_order_to_leave_is_the_successors() {
-        // Contract: T3
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        LocalSet::new().block_on(&runtime, async {
+    /// A proxy by `tcp` that accepts, and its psflip.
+    struct Accepting {
+        listener: std::net::TcpListener,
+        child: std::net::TcpListener,
+        sender: watch::Sender<Control>,
+        orders: Rc<Orders>,
+        psflip: Link,
+    }
+
+    impl Accepting {
+        fn start() -> Self {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             let child = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             let proxy = Proxy {
@@ -210,31 +216,81 @@ mod tests {
             ));
             let socket = listener.try_clone().unwrap().into();
             spawn_local(accept(socket, Rc::clone(&proxied), control, Rc::clone(&orders)));
+            Self { listener, child, sender, orders, psflip: Link::new(psflip).unwrap() }
+        }
 
-            // The order waits in the relay's queue when the client is accepted.
-            Link::new(psflip).unwrap().send(b"leave", &[]).await.unwrap();
-            let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        /// A client that is accepted while an order waits in the relay's queue.
+        async fn client_after_order(&self) -> TcpStream {
+            self.psflip.send(b"an order", &[]).await.unwrap();
+            let client = TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
             let accepted = async {
-                while is_readable(&listener) {
+                while is_readable(&self.listener) {
                     yield_now().await;
                 }
             };
-            tokio::time::timeout(Duration::from_secs(30), accepted).await.expect("the client is accepted");
-            for _ in 0..10 {
-                yield_now().await; // without the wait for orders, it would be served now
-            }
-            assert!(orders.link().receive().await.unwrap().is_some());
+            tokio::time::timeout(DEADLINE, accepted).await.expect("the client is accepted");
+            settled().await; // without the wait for orders, it would be served now
+            client
+        }
+
+        /// Obeys that order.
+        async fn obey(&self, order: impl FnOnce(&mut Control)) {
+            assert!(self.orders.link().receive().await.unwrap().is_some());
+            self.sender.send_modify(order);
+            self.orders.are_obeyed();
+        }
+    }
+
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    /// Lets all tasks run that can.
+    async fn settled() {
+        for _ in 0..10 {
+            yield_now().await;
+        }
+    }
+
+    fn on_this_thread(test: impl Future<Output = ()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, test);
+    }
+
+    #[test]
+    fn a_client_that_connects_after_the_order_to_leave_is_the_successors() {
+        // Contract: T3
+        on_this_thread(async {
+            let relay = Accepting::start();
+            let _client = relay.client_after_order().await;
             let (to_successor, successors) = Link::pair().unwrap();
-            sender.send_modify(|control| {
+            let leave = |control: &mut Control| {
                 (control.leaves, control.departure) = (true, 1);
                 control.successor = Some(Rc::new(Successor::new(Link::new(to_successor).unwrap())));
-            });
-            orders.are_obeyed();
+            };
+            relay.obey(leave).await;
             let successors = Link::new(successors).unwrap();
-            let passed_on = tokio::time::timeout(Duration::from_secs(30), successors.receive());
+            let passed_on = tokio::time::timeout(DEADLINE, successors.receive());
             let passed_on = passed_on.await.expect("the client is passed on").unwrap().unwrap();
             assert_eq!(passed_on.fds.len(), 1);
-            assert!(!is_readable(&child), "the old child got the client");
+            assert!(!is_readable(&relay.child), "the old child got the client");
+        });
+    }
+
+    #[test]
+    fn a_client_that_connects_after_the_order_to_hold_waits() {
+        // Contract: T11
+        on_this_thread(async {
+            let relay = Accepting::start();
+            let _client = relay.client_after_order().await;
+            relay.obey(|control| control.hold = Some(DEADLINE)).await;
+            settled().await;
+            assert!(!is_readable(&relay.child), "the child got the client in the hold");
+            relay.sender.send_modify(|control| control.hold = None);
+            let served = async {
+                while !is_readable(&relay.child) {
+                    yield_now().await;
+                }
+            };
+            tokio::time::timeout(DEADLINE, served).await.expect("the child gets the client");
         });
     }
 }

@@ -7,8 +7,9 @@ use crate::addresses::Addresses;
 use crate::connect::connect;
 use crate::exited::exited;
 use crate::message::Protocol;
-use crate::proxied::{Counted, Proxied};
-use crate::socket::Stream;
+use crate::proxied::{Control, Counted, Proxied};
+use crate::socket::{Socket, Stream};
+use crate::successor::Successor;
 use crate::tally::add;
 use crate::tcp::{self, Until};
 use crate::{fcgi, http, proxy_protocol};
@@ -61,16 +62,52 @@ async fn serve_open(
     Ok(())
 }
 
-async fn serve_tcp(mut client: Stream, named: Option<Addresses>, proxied: &Rc<Proxied>) {
-    // It was accepted just before the child began to give way, or before another generation's promotion.
-    if proxied.control.borrow().parks() && proxied.parked(&client.socket).await.is_err() {
-        return;
+/// Where a new connection by `tcp` goes.
+enum Goes {
+    ToChild,
+    ToSuccessor(Rc<Successor>),
+    /// psflip stops during a hold, or the child is gone.
+    Nowhere,
+}
+
+/// Waits until it is known where a new connection goes. `may_leave`: the successor's relay has not failed to take
+/// it.
+///
+/// # Errors
+/// The client is gone, or the relay exits.
+async fn goes(proxied: &Proxied, socket: &Socket, may_leave: bool) -> io::Result<Goes> {
+    let successor = |control: &Control| control.successor.clone().filter(|_| may_leave);
+    let is_known = |control: &Control| {
+        let ends = control.stops || control.exited || successor(control).is_some();
+        !control.parks() && (control.hold.is_none() || ends)
+    };
+    let mut control = proxied.control.clone();
+    tokio::select! {
+        known = control.wait_for(is_known) => {
+            let control = known.map_err(|_| io::Error::from(io::ErrorKind::NotConnected))?;
+            Ok(match successor(&control) {
+                Some(successor) => Goes::ToSuccessor(successor),
+                None if control.hold.is_some() || control.gave_way => Goes::Nowhere,
+                None => Goes::ToChild,
+            })
+        }
+        () = socket.reset() => Err(io::ErrorKind::ConnectionReset.into()),
     }
-    let successor = proxied.control.borrow().successor.clone();
-    if let Some(successor) = successor {
+}
+
+async fn serve_tcp(mut client: Stream, named: Option<Addresses>, proxied: &Rc<Proxied>) {
+    // It was accepted just before the child began to give way, before a hold, or before another generation's
+    // promotion.
+    let mut may_leave = true;
+    loop {
+        let successor = match goes(proxied, &client.socket, may_leave).await {
+            Ok(Goes::ToChild) => break,
+            Ok(Goes::ToSuccessor(successor)) => successor,
+            Ok(Goes::Nowhere) | Err(_) => return client.socket.reset_at_close(), // as if nobody had accepted it
+        };
         match Box::pin(successor.pass_on(&proxied.proxy.listen, client, named.as_ref())).await {
             Ok(()) => return add(&proxied.tally.passed_on, 1),
-            Err(back) => client = back,
+            Err(back) => (client, may_leave) = (back, false),
         }
     }
     let _under_way = Counted::new(proxied, |tally| &tally.under_way);
