@@ -81,7 +81,11 @@ pub(crate) fn run(files: &Files, has_host_network: bool, passed: &[SocketAddr]) 
     // The socket over which the sandbox hands out its connections is its standard input: the one descriptor
     // that it can take over safely.
     let stdin = if passed.is_empty() { Stdio::null() } else { pass::relay_outside()?.into() };
-    again(&stage).stdin(stdin).status()
+    let mut sandbox = again(&stage).stdin(stdin).spawn()?;
+    if !passed.is_empty() {
+        pass::raise_limit();
+    }
+    sandbox.wait()
 }
 
 /// This program with the same arguments, at another stage.
