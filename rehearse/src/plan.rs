@@ -14,6 +14,7 @@ use crate::args::Args;
 use crate::exit;
 use crate::load::{Extra, Kind, Load, Protocol};
 use crate::service::psflip::Invocation;
+use crate::service::versions::directory_of;
 
 /// Why there is nothing to rehearse: the text for the user, and the exit code.
 #[derive(Debug)]
@@ -186,8 +187,7 @@ fn psflip_subject(args: &Args) -> Result<(Subject, String, Option<Load>), Abort>
 /// A copy beside the configuration, so that relative paths mean the same.
 fn copy(config: &Path) -> Result<TempPath, Abort> {
     let make = || {
-        let directory =
-            config.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let directory = directory_of(config);
         let file = tempfile::Builder::new().prefix(".rehearse-").suffix(".toml").tempfile_in(directory)?;
         std::fs::copy(config, file.path())?;
         Ok(file.into_temp_path())

@@ -1,7 +1,7 @@
 //! The versions of a service that a rehearsal deploys: its configuration as it is, another one (`--next`), and
 //! bad ones that psflip must refuse (`--bad`).
 
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -104,15 +104,22 @@ impl Versions {
             Version::Next => self.next.clone().unwrap_or_else(|| self.same.clone()),
             Version::Bad(bad) => bad_text(&self.same, bad, start).map_err(io::Error::other)?,
         };
-        // By rename, as a deployment should: psflip never reads half a file.
-        let mut new = self.path.clone().into_os_string();
-        new.push(".rehearse");
-        std::fs::write(&new, text)?;
+        // By rename, as a deployment should: psflip never reads half a file. Until then nobody else can read it,
+        // as it may contain secrets.
+        let directory = directory_of(&self.path);
+        let mut new = tempfile::Builder::new().prefix(".rehearse-").tempfile_in(directory)?;
+        new.write_all(&text)?;
         if let Ok(metadata) = self.path.metadata() {
-            std::fs::set_permissions(&new, metadata.permissions())?;
+            new.as_file().set_permissions(metadata.permissions())?;
         }
-        std::fs::rename(&new, &self.path)
+        new.persist(&self.path)?;
+        Ok(())
     }
+}
+
+/// The directory that contains the file.
+pub(crate) fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn bad_text(same: &[u8], bad: Bad, start: Duration) -> Result<Vec<u8>, String> {
@@ -152,6 +159,9 @@ fn bad_text(same: &[u8], bad: Bad, start: Duration) -> Result<Vec<u8>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
 
     const CONFIG: &str = "cmd = ['./server', \"{{ local('port') }}\"]\n[upgrade]\nbake = '2s'\n";
 
@@ -197,5 +207,33 @@ mod tests {
         versions.deploy(Version::Same, Duration::ZERO).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), CONFIG);
         assert!(Versions::read(Path::new("/no/such"), None).is_err());
+    }
+
+    #[test]
+    fn a_deployed_version_is_as_secret_as_the_one_before_and_touches_no_other_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.toml");
+        let other = folder.path().join("other");
+        std::fs::write(&path, CONFIG).unwrap();
+        std::fs::write(&other, "other").unwrap();
+        // The name that an earlier version wrote to.
+        std::os::unix::fs::symlink(&other, folder.path().join("a.toml.rehearse")).unwrap();
+        for mode in [0o600, 0o640] {
+            std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            let versions = Versions::read(&path, None).unwrap();
+            versions.deploy(Version::Bad(Bad::Crash), Duration::ZERO).unwrap();
+            assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, mode);
+            versions.deploy(Version::Same, Duration::ZERO).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&other).unwrap(), "other");
+        // A directory can't be replaced by a file, even as root.
+        let versions = Versions::read(&path, None).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        versions.deploy(Version::Same, Duration::ZERO).unwrap_err();
+        let mut left: Vec<_> =
+            std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["a.toml", "a.toml.rehearse", "other"]);
     }
 }
