@@ -49,7 +49,8 @@ fn try_run(args: &Args) -> Result<u8, Abort> {
         check_places(args)?;
     }
     let mut files = files(args).map_err(|error| Abort::failed("the report's files", &error))?;
-    let interrupt = Interrupt::take().map_err(|error| Abort::failed("sigaction", &error))?;
+    let interrupt = if runs_here { Interrupt::take_here() } else { Interrupt::take() };
+    let interrupt = interrupt.map_err(|error| Abort::failed("sigaction", &error))?;
     let code = if runs_here {
         rehearse(plan, &files, interrupt)
     } else {

@@ -41,7 +41,6 @@ pub(crate) enum Subject {
         invocation: Invocation,
         config: Option<PathBuf>,
         /// Outside of a sandbox, `config` is a copy: versions are written to it. Dropping it removes the file.
-        #[expect(dead_code, reason = "it is there to be dropped")]
         copy: Option<Arc<TempPath>>,
     },
     /// The command that upgrades, and the one that starts the service.
@@ -80,6 +79,14 @@ impl Plan {
         let clients = clients(&loads, &args.kinds, args.clients.into());
         let extra = Arc::new(extra(args, &clients)?);
         Ok(Self { subject, name, clients, extra, args: args.clone() })
+    }
+
+    /// The copy of the configuration that must not outlive the rehearsal.
+    pub(crate) fn copy(&self) -> Option<PathBuf> {
+        match &self.subject {
+            Subject::Psflip { copy, .. } => copy.as_ref().map(|copy| copy.to_path_buf()),
+            Subject::Other { .. } => None,
+        }
     }
 
     /// The number of each client's load: clients that request the same in the same way have the same.

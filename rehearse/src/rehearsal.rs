@@ -29,6 +29,8 @@ const FIRST_ANSWERS: Duration = Duration::from_secs(10);
 const STOP: Duration = Duration::from_secs(120);
 /// How long processes may take to vanish when psflip has exited (contract C7: milliseconds).
 const LEFTOVERS: Duration = Duration::from_secs(3);
+/// How often is looked for processes that are left.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// The longest time that a command of `--during` may take.
 const DURING: Duration = Duration::from_secs(15 * 60);
 
@@ -93,6 +95,15 @@ pub(crate) fn run(plan: Plan, log: File, interrupt: Interrupt) -> Result<Report,
     progress.wait("starting the service");
     // Only a service of this host, which `--during` upgrades, outlives the rehearsal.
     let is_ours = !matches!(&plan.subject, Subject::Other { service: None, .. });
+    let (groups, copy) = (reaper.clone(), plan.copy());
+    interrupt.at_second(move || {
+        if is_ours {
+            end_all();
+        } else {
+            groups.groups().into_iter().for_each(processes::kill_group);
+        }
+        copy.iter().for_each(|copy| drop(std::fs::remove_file(copy)));
+    });
     let rehearsed = rehearse(plan, log, interrupt, clock, &reaper, progress);
     if rehearsed.is_err() && is_ours {
         end_all();
@@ -506,9 +517,15 @@ fn end_upgrade(record: &Record, at_ms: f64) {
 
 /// Kills all descendants: outside of a sandbox, nothing else would. psflip's first, so that it starts nothing anew.
 fn end_all() {
-    let own = own_pid();
-    for process in processes::tree(&[own]).iter().filter(|process| process.pid != own) {
-        reaper::signal(Pid::from_raw(process.pid), Signal::SIGKILL);
+    let (own, until) = (own_pid(), Instant::now() + LEFTOVERS);
+    loop {
+        let mut left = processes::tree(&[own]);
+        left.retain(|process| process.pid != own);
+        if left.is_empty() || Instant::now() >= until {
+            return;
+        }
+        left.iter().for_each(|process| reaper::signal(Pid::from_raw(process.pid), Signal::SIGKILL));
+        std::thread::park_timeout(LOOK_AGAIN); // one that was just forked is killed in the next turn
     }
 }
 

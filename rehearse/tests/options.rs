@@ -146,6 +146,55 @@ fn on_this_host_control_c_leaves_none_of_the_commands() {
     sandbox.assert_no_process_left();
 }
 
+/// Sends two signals, as CI systems do: at the second one, the rehearsal exits at once.
+#[track_caller]
+fn interrupt_twice(running: &testkit::Running) {
+    running.signal(testkit::Signal::SIGINT);
+    running.signal(testkit::Signal::SIGTERM);
+    assert_eq!(running.wait_exit().code(), Some(130), "{}{}", running.stdout(), running.stderr());
+}
+
+#[test]
+fn on_this_host_a_second_signal_leaves_nothing_of_the_service() {
+    let sandbox = Sandbox::new();
+    careful(&sandbox);
+    let config = sandbox.read("app.toml").replace(&format!("tcp://{}", address()), "unix://app.sock");
+    sandbox.write("app.toml", config);
+    let load = format!("http+unix://{}:/", sandbox.path("app.sock").display());
+    let beside = "(exec sleep 1000) & wait";
+    let args = ["--no-sandbox", "--load", &load, "--pause=100ms", "--flips=100000", "--bad=crash"];
+    let running = start(&sandbox, &[&args[..], &["--beside", beside]].concat());
+    running.output().wait(Stream::Stderr, "3/");
+    interrupt_twice(&running);
+    sandbox.assert_no_process_left();
+    let files = std::fs::read_dir(sandbox.dir()).unwrap();
+    let names: Vec<_> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(!names.iter().any(|name| name.starts_with(".rehearse")), "{names:?}");
+}
+
+#[test]
+fn on_this_host_a_second_signal_leaves_only_the_service_that_during_has_upgraded() {
+    let sandbox = Sandbox::new();
+    let server = fixture("http-server");
+    let outside = sandbox.command([server.to_str().unwrap(), "--tcp", "127.0.0.1:0"]).start();
+    let line = outside.output().wait(Stream::Stdout, "listening 127.0.0.1:").text;
+    let url = format!("http://{}/", line.rsplit_once(' ').unwrap().1);
+    // The first upgrade starts what is to stay; the second one never ends.
+    let during = "if [ -e pid ]; then echo begun; (exec sleep 1000) & wait; \
+                  else (exec sleep 1000) & echo $! >pid; fi";
+    let beside = "(exec sleep 1000) & wait";
+    let args = ["--load", &url, "--during", during, "--beside", beside, "--pause=100ms", "--out=report"];
+    let running = start(&sandbox, &args);
+    let log = || std::fs::read_to_string(sandbox.path("report/log.txt")).unwrap_or_default();
+    wait_until(Deadline::default(), "the second upgrade", || log().contains("during  begun").then_some(()));
+    interrupt_twice(&running);
+    let stays = sandbox.read("pid");
+    assert!(sandbox.command(["kill", "-KILL", stays.trim()]).start().wait_exit().success());
+    outside.signal(testkit::Signal::SIGTERM);
+    outside.wait_exit();
+    sandbox.assert_no_process_left();
+}
+
 #[test]
 fn a_service_that_starts_slowly_is_reported_in_a_pipe_and_can_be_interrupted() {
     if !need_root() {

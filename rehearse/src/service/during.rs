@@ -100,6 +100,7 @@ pub(crate) fn upgrade(
     if end.is_none() || is_interrupted {
         processes::kill_group(pid);
     }
+    reaper.release(pid); // the service that it has started goes on
     let by = if is_interrupted { " after Ctrl-C" } else { "" };
     let result = match end {
         Some(End::Exited(0)) => UpgradeResult::Promoted,

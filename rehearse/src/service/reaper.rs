@@ -41,6 +41,8 @@ struct State {
     ends: HashMap<Pid, End>,
     /// Children that were started, which wakes the thread if it had none to wait for.
     started: u64,
+    /// The process groups of those, without the ones that may outlive the rehearsal.
+    groups: Vec<Pid>,
 }
 
 /// The thread that reaps.
@@ -68,9 +70,22 @@ impl Reaper {
         // In a process group of its own: Ctrl-C is for the rehearsal, which then stops the service itself.
         let child = command.stdin(Stdio::null()).process_group(0).spawn()?;
         let pid = i32::try_from(child.id()).map(Pid::from_raw).map_err(|_| io::ErrorKind::InvalidData)?;
-        self.0.lock().started += 1;
+        let mut state = self.0.lock();
+        state.started += 1;
+        state.groups.push(pid);
+        drop(state);
         self.0.changed.notify_all();
         Ok((pid, child))
+    }
+
+    /// Lets what a command has left in its process group outlive the rehearsal.
+    pub(crate) fn release(&self, leader: Pid) {
+        self.0.lock().groups.retain(|group| *group != leader);
+    }
+
+    /// The process groups that must not outlive the rehearsal.
+    pub(crate) fn groups(&self) -> Vec<Pid> {
+        self.0.lock().groups.clone()
     }
 
     /// How the process has ended, if it has.
