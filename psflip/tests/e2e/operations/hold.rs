@@ -155,6 +155,28 @@ fn a_hold_outlives_an_upgrade() {
 }
 
 #[test]
+fn without_overlap_the_next_child_answers_what_is_held() {
+    // Contract: E5, T11
+    let sandbox = Sandbox::new();
+    let more = format!("{PROXIED}[upgrade]\noverlap = false\n");
+    let psflip = psflip(&sandbox, SERVER, &more).start().wait_ready();
+    let kept = connected(&sandbox);
+    done(&sandbox, &["hold", "--max", "1h"]);
+    let waiting = get(kept);
+    wait_status(&sandbox, "/proxies/0/under_way", 1);
+    done(&sandbox, &["upgrade"]);
+    let shown = wait_status(&sandbox, "/proxies/0/under_way", 1);
+    assert_eq!((&shown["generation"], &shown["proxies"][0]["state"]), (&json!(2), &json!("held")));
+    wait_status(&sandbox, "/predecessor", Value::Null);
+    assert!(!waiting.is_finished());
+    done(&sandbox, &["resume"]);
+    let answer = waiting.join().unwrap();
+    assert_eq!((answer.status, answer.tag("name").unwrap()), (200, "gen2".to_owned()));
+    stop(&psflip);
+    sandbox.assert_no_process_left();
+}
+
+#[test]
 fn without_a_proxy_there_is_nothing_to_hold() {
     // Contract: T11
     let sandbox = Sandbox::new();
