@@ -15,11 +15,13 @@ apply() {
 fail() {
     trap '' HUP INT TERM
     echo "$1; the old release goes back into the ConfigMap" >&2
-    if apply "$old"; then
-        rm "$old"
-    else
+    if ! apply "$old"; then
         echo "that failed, so run: kubectl create configmap app-release --from-file=app.py=$old" \
             "--dry-run=client --output=yaml | kubectl apply --filename=-" >&2
+    elif [ -n "$upgraded" ]; then
+        echo "these pods serve the new release:$upgraded; to bring them back: $0 $old" >&2
+    else
+        rm "$old"
     fi
     exit 1
 }
@@ -37,9 +39,9 @@ pods=$(kubectl get pods --selector=app=app --field-selector=status.phase=Running
 old=$(mktemp)
 kubectl get configmap app-release --output=jsonpath='{.data.app\.py}' > "$old" && [ -s "$old" ] ||
     { rm "$old"; echo "the ConfigMap app-release has no app.py" >&2; exit 1; }
+upgraded=''
 trap 'fail "interrupted"' HUP INT TERM
 apply "$release" || fail "the ConfigMap was not updated"
-upgraded=0
 for pod in $pods; do
     # The kubelet updates mounted ConfigMaps about once a minute.
     tries=${TRIES:-90}
@@ -50,11 +52,11 @@ for pod in $pods; do
         sleep 2
     done
     if kubectl exec "$pod" -- psflip upgrade --wait drained; then
-        upgraded=$((upgraded + 1))
+        upgraded="$upgraded $pod"
     else
         is_there "$pod" && fail "the upgrade of $pod failed"
         echo "$pod is gone, or is terminating: skipped"
     fi
 done
 rm "$old"
-[ "$upgraded" -gt 0 ] || { echo "no pod was upgraded" >&2; exit 1; }
+[ -n "$upgraded" ] || { echo "no pod was upgraded" >&2; exit 1; }

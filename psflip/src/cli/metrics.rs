@@ -30,7 +30,7 @@ pub(super) struct Metrics {
     /// All services that this user may ask, as `psflip list` finds them
     #[arg(long, conflicts_with_all = ["config", "socket"])]
     all: bool,
-    /// Serve the metrics by HTTP at this address, such as 127.0.0.1:9945, until a signal ends it
+    /// Serve the metrics by HTTP at this address, such as 127.0.0.1:9945, until a signal stops it
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
     /// How long the psflips may take to answer

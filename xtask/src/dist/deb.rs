@@ -33,7 +33,7 @@ pub(super) fn testkit(programs: &TestPrograms, version: &str, directory: &Path) 
     let tree = Tree::new(directory.join("tree"))?;
     for (program, name, summary) in [
         (&programs.fixture, "psflip-fixture", "child programs for tests of a supervisor"),
-        (&programs.launch, "testkit-launch", "starts a program for a test, and ends what it has left behind"),
+        (&programs.launch, "testkit-launch", "starts a program for a test, and kills its leftover processes"),
     ] {
         tree.install(program, &format!("usr/bin/{name}"))?;
         let help = step::output(Command::new(program).arg("--help"))?;

@@ -66,6 +66,10 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     if twice {
         return twice::run();
     }
+    if let Some(program) = missing() {
+        let hint = "run this on Debian or Ubuntu; the static programs in the files run on any distribution";
+        return Err(format!("`{program}` is not installed: {hint}").into());
+    }
     if docs {
         docs::make(true)?;
     }
@@ -220,7 +224,7 @@ struct Made {
 
 /// The program that is missing to make a package on this host, if any.
 pub(crate) fn missing() -> Option<&'static str> {
-    ["dpkg-deb", "gzip", "sha256sum", "tar"].into_iter().find(|program| !repo::is_installed(program))
+    ["dpkg", "dpkg-deb", "gzip", "sha256sum", "tar"].into_iter().find(|program| !repo::is_installed(program))
 }
 
 /// A new directory: files of an earlier version must not end up in this release.

@@ -41,6 +41,8 @@ const CHANGELOG: &str = "CHANGELOG.md";
 const DEBIAN: &str = "dist/debian/changelog";
 const PYTHON: &str = "testkit/python/pytest_psflip/__init__.py";
 const ANSIBLE: &str = "dist/ansible_collections/psflip/service/galaxy.yml";
+/// `cargo xtask dist` works without these, and leaves something out.
+const PACKAGERS: [&str; 3] = ["rpmbuild", "ansible-galaxy", "lintian"];
 
 pub(crate) fn run(mut args: Args) -> Outcome {
     let (is_dry, no_build, commits) = (args.flag("dry-run"), args.flag("no-build"), args.flag("commit"));
@@ -57,6 +59,12 @@ pub(crate) fn run(mut args: Args) -> Outcome {
     let edits = edits(&release)?;
     if is_dry {
         return show(&edits);
+    }
+    if !no_build && let Some(program) = PACKAGERS.into_iter().find(|program| !repo::is_installed(program)) {
+        return Err(format!(
+            "`{program}` is not installed: without it a file of the release would be missing, or unchecked"
+        )
+        .into());
     }
     let tree = WorkingTree::new()?;
     for edit in &edits {
