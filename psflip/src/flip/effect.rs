@@ -104,6 +104,9 @@ pub enum Effect {
         /// There is a queued upgrade request, which the successor takes over.
         upgrade_queued: bool,
     },
+    /// Report to the supervisor and to waiting clients that the successor is the service (U4). It has the
+    /// acknowledgement already.
+    AnnounceSuccessor,
     /// Request the successor to give up.
     AbortSuccessor,
     /// A second stop was requested: request the successor not to wait for what is under way.

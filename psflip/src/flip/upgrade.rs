@@ -74,8 +74,12 @@ pub(super) fn upgrading(
                 Disarm(Timer::Grace),
             ];
             if matches!(child, Child::Runs | Child::GaveWay(_)) {
-                // Before the report: a client that connects after it reaches the new generation (T3).
-                effects.extend([Arm(Timer::Drain), Effect::Relay(RelayOrder::Leave)]);
+                // Before anybody hears of the promotion: who connects after that reaches the new generation (T3).
+                effects.push(Effect::Relay(RelayOrder::Leave));
+            }
+            effects.push(Effect::AnnounceSuccessor);
+            if matches!(child, Child::Runs | Child::GaveWay(_)) {
+                effects.push(Arm(Timer::Drain));
             }
             effects.push(Report(Notice::Superseded));
             match child {

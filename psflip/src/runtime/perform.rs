@@ -107,6 +107,7 @@ impl Runtime {
             Effect::Withdraw => self.withdraw(),
             Effect::StartSuccessor => self.start_successor(),
             Effect::Acknowledge { upgrade_queued } => self.acknowledge(upgrade_queued),
+            Effect::AnnounceSuccessor => self.announce_successor(),
             Effect::AbortSuccessor => self.handover.abort_successor(),
             Effect::HurrySuccessor => {
                 self.handover.send_to_successor(&ToSuccessor::Hurry); // it may be dead
@@ -551,11 +552,8 @@ impl Runtime {
         let by = self.operators.log.hand_on().filter(|_| upgrade_queued);
         let event = match self.handover.acknowledge(upgrade_queued, by, self.proxy.hold()) {
             Committed::Yes => {
-                let time = self.drain_time() + self.plan.shutdown.delay + self.grace();
-                self.managers.hand_over(&self.handover, time, &mut self.wait);
                 self.traffic.let_go();
                 self.operators.log.end_wait();
-                self.operators.let_go();
                 self.handover.let_old_generations_go(&mut self.wait);
                 self.job_control.take_terminal_back();
                 Event::Committed
@@ -566,6 +564,12 @@ impl Runtime {
             }
         };
         self.machine.push(event);
+    }
+
+    fn announce_successor(&mut self) {
+        let time = self.drain_time() + self.plan.shutdown.delay + self.grace();
+        self.managers.hand_over(&self.handover, time, &mut self.wait);
+        self.operators.let_go();
     }
 }
 

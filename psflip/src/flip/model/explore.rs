@@ -255,10 +255,19 @@ const MUTANTS: &[(&str, &str, Decide)] = &[
         }
         effects
     }),
-    ("a predecessor goes on accepting", "T3", |state, event| {
+    ("a predecessor goes on accepting, and nobody hears of its successor", "T3", |state, event| {
         let mut effects = decide(state, event);
+        let is_change =
+            |effect: &Effect| matches!(effect, Effect::Relay(RelayOrder::Leave) | Effect::AnnounceSuccessor);
         if event == Event::Committed {
-            effects.retain(|effect| *effect != Effect::Relay(RelayOrder::Leave));
+            effects.retain(|effect| !is_change(effect));
+        }
+        effects
+    }),
+    ("the promotion is announced before the old relay leaves", "U4", |state, event| {
+        let mut effects = decide(state, event);
+        if let Some(place) = effects.iter().position(|effect| *effect == Effect::AnnounceSuccessor) {
+            effects[..=place].rotate_right(1);
         }
         effects
     }),

@@ -356,7 +356,7 @@ impl World {
             }
             Effect::Report(Notice::SurvivedKill) => generation.reported_survivors = true,
             Effect::Report(Notice::SuccessorSurvivedKill) => generation.knows_successor = false,
-            Effect::Report(_) => {}
+            Effect::Report(_) | Effect::AnnounceSuccessor => {}
             Effect::Exit(_) => {
                 // A request that arrives while the process exits is lost, but the service stops anyway.
                 if !generation.from_predecessor.is_empty() || !generation.from_successor.is_empty() {

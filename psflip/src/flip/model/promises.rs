@@ -98,6 +98,13 @@ impl World {
                     return Err(format!("B1: generation {index} accepts, and so does the one before"));
                 }
             }
+            // U4: who hears of the promotion and connects reaches the new generation.
+            Effect::AnnounceSuccessor
+                if generation.relay == RelayState::Accepts
+                    && matches!(generation.child, ChildState::Runs { .. }) =>
+            {
+                return Err(format!("U4: generation {index} announces its successor, and its relay accepts"));
+            }
             // B3: the new relay accepts until the old one does, unless a stop is under way.
             Effect::Relay(RelayOrder::Return)
                 if generation.relay == RelayState::Accepts
@@ -183,6 +190,7 @@ impl World {
             | Effect::PassKeep
             | Effect::RollBackSuccessor
             | Effect::Acknowledge { .. }
+            | Effect::AnnounceSuccessor
             | Effect::AbortSuccessor
             | Effect::HurrySuccessor
             | Effect::KillSuccessor
