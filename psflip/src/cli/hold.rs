@@ -96,7 +96,7 @@ impl Client {
         let address = self.which.locate()?;
         let waiter = Waiter::new(Some(self.timeout))?;
         for _ in 0..3 {
-            let mut connection = address.request(request)?;
+            let mut connection = address.request_within(request, waiter.left(), exit::FAILURE)?;
             match waiter.next(&mut connection, None)? {
                 Wakeup::Line(line, event) => {
                     let text = match *event {

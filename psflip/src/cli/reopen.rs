@@ -54,7 +54,8 @@ impl ReopenArgs {
         let address = self.which.locate()?;
         let waiter = Waiter::new(Some(self.timeout))?;
         for _ in 0..3 {
-            let mut connection = address.request(ControlRequest::Reopen)?;
+            let mut connection =
+                address.request_within(ControlRequest::Reopen, waiter.left(), exit::FAILURE)?;
             let (mut has_begun, mut files, mut failed) = (false, 0, false);
             loop {
                 let (line, event) = match waiter.next(&mut connection, None)? {

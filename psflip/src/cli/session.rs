@@ -83,6 +83,11 @@ pub(super) enum Turn {
     Over(ExitStatus),
 }
 
+/// The exit code if psflip does not take a request in time (contract O9).
+fn late(timeout: Option<Duration>) -> u8 {
+    if timeout.is_some() { exit::NOT_HEALTHY } else { exit::FAILURE }
+}
+
 impl Session {
     /// Sends the request. `timeout` is for the whole command.
     pub(super) fn begin(
@@ -102,7 +107,7 @@ impl Session {
         json: bool,
     ) -> Result<Self, Trouble> {
         let waiter = Waiter::new(timeout)?;
-        let connection = address.request(request)?;
+        let connection = address.request_within(request, waiter.left(), late(timeout))?;
         Ok(Self {
             address,
             screen: Screen::new(),
@@ -196,7 +201,7 @@ impl Session {
 
     /// Sends a request on a new connection, to the psflip that now answers.
     pub(super) fn request(&mut self, request: ControlRequest) -> Result<(), Trouble> {
-        let connection = self.address.request(request)?;
+        let connection = self.address.request_within(request, self.waiter.left(), late(self.timeout))?;
         self.follow(connection);
         Ok(())
     }

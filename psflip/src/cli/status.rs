@@ -77,8 +77,9 @@ impl Status {
         let waiter = Waiter::new(Some(self.timeout))?;
         let request = if self.running_config { ControlRequest::Config } else { ControlRequest::Status };
         for _ in 0..3 {
-            let mut connection =
-                address.request(request).map_err(|trouble| self.with_last_exit(&address, trouble, screen))?;
+            let mut connection = address
+                .request_within(request, waiter.left(), exit::FAILURE)
+                .map_err(|trouble| self.with_last_exit(&address, trouble, screen))?;
             match waiter.next(&mut connection, None)? {
                 Wakeup::Line(line, event) => match *event {
                     Event::Status { mut status } => {
@@ -90,7 +91,7 @@ impl Status {
                         return Ok(ExitStatus::Exited(exit::OK));
                     }
                     Event::Refused { reason } | Event::Error { reason } => {
-                        return Err(Trouble::new(format!("psflip refused the request: {reason}")));
+                        return Err(Trouble::refused(&reason));
                     }
                     _ => {} // this generation is no longer the service
                 },
@@ -158,7 +159,7 @@ impl Status {
         let address = self.which.locate()?;
         let waiter = Waiter::new(None)?;
         let mut connection = address
-            .request(ControlRequest::Watch)
+            .request_within(ControlRequest::Watch, Some(self.timeout), exit::FAILURE)
             .map_err(|trouble| self.with_last_exit(&address, trouble, screen))?;
         let live = screen.is_live && !self.json;
         let mut answer_by = Some(Instant::now() + self.timeout);
@@ -209,7 +210,7 @@ impl Status {
                             return Ok(ExitStatus::Exited(exit::OK));
                         }
                         Event::Refused { reason } | Event::Error { reason } => {
-                            return Err(Trouble::new(format!("psflip refused the request: {reason}")));
+                            return Err(Trouble::refused(&reason));
                         }
                         _ => {}
                     }

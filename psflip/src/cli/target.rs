@@ -176,14 +176,28 @@ impl ServiceAddress {
 
     /// Connects and sends a request.
     pub(super) fn request(&self, request: ControlRequest) -> Result<Connection, Trouble> {
+        self.request_within(request, None, exit::FAILURE)
+    }
+
+    /// Connects and sends a request. `limit`: how long psflip may take to take it, at most 10 s. `late`: the exit code
+    /// if it takes longer.
+    pub(super) fn request_within(
+        &self,
+        request: ControlRequest,
+        limit: Option<Duration>,
+        late: u8,
+    ) -> Result<Connection, Trouble> {
         if let Some((owner, _)) = &self.found {
             // The path of the socket leads through a descriptor of this process, so it says nothing.
-            return Connection::open_of(&self.socket, request, *owner)
-                .map_err(|why| Trouble::new(why.reason()));
+            return Connection::open_within(&self.socket, request, *owner, limit).map_err(|why| Trouble {
+                code: if why.is_silent() { late } else { exit::FAILURE },
+                message: why.reason(),
+            });
         }
-        Connection::open(&self.socket, request).map_err(|why| {
+        Connection::open_within(&self.socket, request, None, limit).map_err(|why| {
             // A psflip that runs all the same was started without a socket, or its version has none.
             match self.running().filter(|_| why.is_absent()) {
+                _ if why.is_silent() => Trouble { message: why.to_string(), code: late },
                 None if why.is_absent() => Trouble::new(format!("{why}{}", self.looked_for())),
                 None => why.into(),
                 Some(pid) => Trouble::new(format!(

@@ -57,6 +57,11 @@ impl Waiter {
             .map_err(|error| Trouble::new(format!("can't wait: {error}")))
     }
 
+    /// How much of the time is left.
+    pub(super) fn left(&self) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
     /// The signal with which the user has interrupted the command already.
     pub(super) fn interrupted(&self) -> Result<Option<Signal>, Trouble> {
         let next = || self.signals.next().map_err(|error| Trouble::new(error.to_string()));

@@ -29,6 +29,8 @@ const LONGEST_LINE: usize = 4 << 20;
 pub struct Unreachable {
     socket: PathBuf,
     why: Why,
+    /// How long connect(2) was allowed to wait.
+    limit: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,15 +70,22 @@ impl Connection {
     /// # Errors
     /// There is no server, this user may not send requests, or the server is not trusted.
     pub fn open(path: &Path, request: ControlRequest) -> Result<Self, Unreachable> {
-        Self::open_with(path, request, SockFlag::empty(), None)
+        Self::open_within(path, request, None, None)
     }
 
-    /// As [`Connection::open`], and only if `owner` is the server's user.
+    /// As [`Connection::open`], and only if `owner` is the server's user. Waits at most this long for a psflip
+    /// that takes no clients, and never longer than 10 s.
     ///
     /// # Errors
     /// As there.
-    pub fn open_of(path: &Path, request: ControlRequest, owner: Option<u32>) -> Result<Self, Unreachable> {
-        Self::open_with(path, request, SockFlag::empty(), owner)
+    pub fn open_within(
+        path: &Path,
+        request: ControlRequest,
+        owner: Option<u32>,
+        limit: Option<Duration>,
+    ) -> Result<Self, Unreachable> {
+        let limit = limit.map_or(CONNECT_TIMEOUT, |limit| limit.min(CONNECT_TIMEOUT));
+        Self::open_with(path, request, SockFlag::empty(), owner, limit)
     }
 
     /// As [`Connection::open`], without waiting, and only if `owner` is the server's user.
@@ -88,7 +97,7 @@ impl Connection {
         request: ControlRequest,
         owner: Option<u32>,
     ) -> Result<Self, Unreachable> {
-        Self::open_with(path, request, SockFlag::SOCK_NONBLOCK, owner)
+        Self::open_with(path, request, SockFlag::SOCK_NONBLOCK, owner, Duration::ZERO)
     }
 
     fn open_with(
@@ -96,12 +105,14 @@ impl Connection {
         request: ControlRequest,
         flags: SockFlag,
         owner: Option<u32>,
+        limit: Duration,
     ) -> Result<Self, Unreachable> {
-        let unreachable = |errno| Unreachable { socket: path.to_owned(), why: Why::Errno(errno) };
-        let stream = connected(path, flags).map_err(unreachable)?;
+        let because = |why| Unreachable { socket: path.to_owned(), why, limit };
+        let unreachable = |errno| because(Why::Errno(errno));
+        let stream = connected(path, flags, limit).map_err(unreachable)?;
         let server = getsockopt(&stream, PeerCredentials).map_err(unreachable)?.uid();
         if !is_trusted(server, path) || owner.is_some_and(|owner| owner != server) {
-            return Err(Unreachable { socket: path.to_owned(), why: Why::Stranger(server) });
+            return Err(because(Why::Stranger(server)));
         }
         let mut line = serde_json::to_vec(&RequestLine { psflip: PROTOCOL, request }).unwrap_or_default();
         line.push(b'\n');
@@ -162,12 +173,13 @@ impl AsFd for Connection {
     }
 }
 
-fn connected(path: &Path, flags: SockFlag) -> Result<UnixStream, Errno> {
+fn connected(path: &Path, flags: SockFlag, limit: Duration) -> Result<UnixStream, Errno> {
     let address = UnixPath::new(path)?;
     let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC | flags, None)?;
     // A full queue makes connect(2) wait; this limits the wait (socket(7)).
-    let patience = TimeVal::new(CONNECT_TIMEOUT.as_secs().cast_signed(), 0);
-    setsockopt(&socket, SendTimeout, &patience)?;
+    let limit = limit.max(Duration::from_millis(1)); // zero would be no limit
+    let limit = TimeVal::new(limit.as_secs().cast_signed(), i64::from(limit.subsec_micros()));
+    setsockopt(&socket, SendTimeout, &limit)?;
     connect(socket.as_raw_fd(), address.address())?;
     Ok(UnixStream::from(socket))
 }
@@ -215,6 +227,12 @@ impl Unreachable {
     #[must_use]
     pub fn is_stranger(&self) -> bool {
         matches!(self.why, Why::Stranger(_))
+    }
+
+    /// Whether psflip has not taken the request in time.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.why == Why::Errno(Errno::EAGAIN)
     }
 
     /// Whether there is no psflip, as opposed to a psflip that can't be reached.
@@ -301,8 +319,8 @@ impl fmt::Display for Unreachable {
             ),
             Errno::EAGAIN => write!(
                 f,
-                "psflip has not taken the request on `{path}` within {} s: it is stopped; continue it with `kill -CONT`",
-                CONNECT_TIMEOUT.as_secs()
+                "psflip has not taken the request on `{path}` within {:?}: it is stopped; continue it with `kill -CONT`",
+                in_whole_ms(self.limit)
             ),
             Errno::EPROTOTYPE => write!(f, "`{path}` is no control socket of psflip's"),
             errno => write!(f, "can't ask on the control socket `{path}`: {}", errno.desc()),
@@ -311,6 +329,11 @@ impl fmt::Display for Unreachable {
 }
 
 impl std::error::Error for Unreachable {}
+
+/// Rounded up, for readers.
+fn in_whole_ms(time: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(time.as_micros().div_ceil(1000)).unwrap_or(u64::MAX))
+}
 
 /// The name of a user, or else the user ID.
 fn user(uid: u32) -> String {

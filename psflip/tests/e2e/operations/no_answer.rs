@@ -1,10 +1,14 @@
 //! Clients when no psflip answers: the reason, and what to do.
 
 use std::io::Write as _;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::sync::Arc;
 
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use testkit::{Deadline, Running, Sandbox, Stream, psflip_bin, wait_until};
 
 use super::{ended, run, start_at_once};
@@ -156,6 +160,44 @@ fn a_suspended_psflip_is_reported_as_suspended() {
     let (status, _, stderr) = run(&sandbox, &["status", "--timeout", "50ms"]);
     assert_eq!(status.code(), Some(125));
     assert!(stderr.contains("psflip.pid.sock` within 50ms: it is stopped"), "{stderr}");
+    thaw(psflip.active());
+    stop(&psflip);
+}
+
+/// Connects until the queue of clients is full, as the probes of a container do in some minutes.
+fn fill_queue(socket: &Path) -> Vec<OwnedFd> {
+    let address = SocketAddrUnix::new(socket).unwrap();
+    let connect_one = || {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let client = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+        connect(&client, &address).map(|()| client)
+    };
+    let mut clients = Vec::new();
+    while clients.len() < 10_000 {
+        match connect_one() {
+            Ok(client) => clients.push(client),
+            Err(Errno::AGAIN) => return clients,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("the queue is never full")
+}
+
+#[test]
+fn a_time_limit_holds_when_the_queue_of_clients_is_full() {
+    // Contract: O9
+    let sandbox = Sandbox::new();
+    let psflip = start_at_once(&sandbox);
+    freeze(psflip.active());
+    let clients = fill_queue(&sandbox.path("psflip.pid.sock"));
+    for (args, code) in [("upgrade", 124), ("stop", 124), ("status", 125)] {
+        let (status, _, stderr) = run(&sandbox, &[args, "--timeout", "40ms"]);
+        assert_eq!(status.code(), Some(code), "{stderr}");
+        let said = "psflip has not taken the request on `psflip.pid.sock` within ";
+        let limit = stderr.split_once(said).unwrap_or_else(|| panic!("{stderr}")).1;
+        assert!(limit.contains("ms: it is stopped") && !limit.starts_with("10"), "{stderr}");
+    }
+    drop(clients);
     thaw(psflip.active());
     stop(&psflip);
 }
