@@ -138,6 +138,9 @@ impl Notifications {
                 // Receiving it has closed its descriptor, for which its sender waited. So that one may have
                 // exited before it could be looked up, and the message contains nothing that could be false.
                 self.strangers_in_a_row += 1; // a flood of them is slowed down as well
+                if origin == Origin::Elsewhere {
+                    self.last_stranger = datagram.sender.or(self.last_stranger);
+                }
                 continue;
             }
             if origin == Origin::Elsewhere || self.waiting.len() >= WAITING && origin == Origin::Unknown {
@@ -422,19 +425,30 @@ mod tests {
             .unwrap();
         // This process is not below a keeper with pid 1, so its messages are refused. They are
         // accepted if it is the child itself.
-        let mut receive_after_messages = |count: u32, child: Option<u32>| {
+        let mut receive_after = |message: &[u8], count: u32, child: Option<u32>| {
             let mut floods = 0;
             for _ in 0..count {
-                sender.send_to_addr(b"STATUS=x", &name).unwrap();
+                sender.send_to_addr(message, &name).unwrap();
                 floods += u32::from(notifications.receive(u32::MAX, child).unwrap().flooded);
             }
             floods
         };
-        assert_eq!(receive_after_messages(2 * STRANGERS, None), 2);
-        assert_eq!(receive_after_messages(STRANGERS - 1, None), 0);
-        assert_eq!(receive_after_messages(2 * STRANGERS, Some(std::process::id())), 0);
-        assert_eq!(receive_after_messages(STRANGERS - 1, None), 0);
-        assert_eq!(receive_after_messages(1, None), 1);
+        let status = b"STATUS=x".as_slice();
+        assert_eq!(receive_after(status, 2 * STRANGERS, None), 2);
+        assert_eq!(receive_after(status, STRANGERS - 1, None), 0);
+        assert_eq!(receive_after(status, 2 * STRANGERS, Some(std::process::id())), 0);
+        assert_eq!(receive_after(status, STRANGERS - 1, None), 0);
+        assert_eq!(receive_after(status, 1, None), 1);
+        // Who floods by nothing but barriers is named as well.
+        notifications.last_stranger = None;
+        let mut receive_after = |count: u32| {
+            (0..count).any(|_| {
+                sender.send_to_addr(b"BARRIER=1", &name).unwrap();
+                notifications.receive(u32::MAX, None).unwrap().flooded
+            })
+        };
+        assert!(receive_after(STRANGERS));
+        assert_eq!(notifications.last_stranger().map(|sender| sender.pid), Some(std::process::id()));
     }
 
     #[test]

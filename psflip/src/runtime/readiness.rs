@@ -52,9 +52,10 @@ impl Readiness {
     /// Stops reading for a while. Meanwhile the kernel queues a few messages (net.unix.max_dgram_qlen) and
     /// blocks further senders.
     fn pause(&mut self, is_starting: bool, wait: &mut Waiting) {
-        if !std::mem::replace(&mut self.flood_logged, true)
+        if !self.flood_logged
             && let Some(sender) = self.notifications.last_stranger()
         {
+            self.flood_logged = true;
             tracing::warn!(
                 pid = sender.pid,
                 uid = sender.uid,
