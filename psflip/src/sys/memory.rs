@@ -33,11 +33,11 @@ fn poll_without_code(fds: &mut [PollFd<'_>], timeout: PollTimeout) -> nix::Resul
     code.find(page_size());
     // Not `as_millis`, which panics without a time.
     let left = u32::try_from(i32::from(timeout)).ok();
-    let timeout = left.map(|left| libc::timespec {
+    let mut timeout = left.map(|left| libc::timespec {
         tv_sec: libc::time_t::from(left / 1000),
         tv_nsec: libc::c_long::from(left % 1000 * 1_000_000),
     });
-    let timeout = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    let timeout = timeout.as_mut().map_or(std::ptr::null_mut(), std::ptr::from_mut);
     let ready = drop_and_poll(code.found(), fds.as_mut_ptr().cast(), fds.len(), timeout);
     Errno::result(ready).map(|ready| libc::c_int::try_from(ready).unwrap_or(libc::c_int::MAX))
 }
@@ -48,7 +48,7 @@ fn drop_and_poll(
     code: &[Segment],
     fds: *mut libc::pollfd,
     count: usize,
-    timeout: *const libc::timespec,
+    timeout: *mut libc::timespec,
 ) -> libc::c_long {
     for segment in code {
         // SAFETY: the range is a read-only file mapping that nobody has written to, so its pages are read
@@ -57,7 +57,7 @@ fn drop_and_poll(
     }
     let no_mask: *const libc::sigset_t = std::ptr::null();
     // SAFETY: `fds` points to `count` elements that the caller lends, `timeout` is NULL or points to a value
-    // that the caller lends, and without a mask its size is ignored.
+    // that the caller lends and the kernel writes to (ppoll(2), "C library/kernel differences"), and without a mask its size is ignored.
     unsafe { libc::syscall(libc::SYS_ppoll, fds, count, timeout, no_mask, 0_usize) }
 }
 
