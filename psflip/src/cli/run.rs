@@ -10,7 +10,7 @@ use super::{complain, document, no_configuration, upstreams_file};
 use crate::anchor::AnchorLink;
 use crate::anchor::{self, Choice, ProcessKind};
 use crate::changes::Changes;
-use crate::config::{Generation, Plan, Slot};
+use crate::config::{self, Generation, Plan, Slot};
 use crate::exit;
 use crate::exit_status::ExitStatus;
 use crate::handover::predecessor::{self, Inheritance, Met, PredecessorLink};
@@ -122,10 +122,10 @@ pub(super) fn run(Args { source, anchor, watch }: &Args) -> ExitStatus {
     let prepared = prepare(source, &identity, hello.as_ref());
     let prepared = prepared.and_then(|prepared| Ok((watched(watch, &prepared.plan)?, prepared)));
     let (changes, plan) = match prepared {
-        Ok((changes, Prepared { plan, warnings, text })) => {
+        Ok((changes, Prepared { plan, env_files, warnings, text })) => {
             identity.warnings = warnings;
             identity.config_text = text;
-            identity.env_files = env_files(&plan);
+            identity.env_files = env_files;
             (changes, plan)
         }
         Err(refusal) => {
@@ -217,6 +217,8 @@ const LONGEST_TEXT: usize = 64 << 10;
 /// What can be found before anything is started.
 struct Prepared {
     plan: Plan,
+    /// The files of its variables, as they were before they were read.
+    env_files: Vec<FileStamp>,
     /// Likely outages.
     warnings: Vec<String>,
     /// The text of the configuration.
@@ -228,22 +230,27 @@ fn prepare(source: &Source, identity: &Identity, hello: Option<&Hello>) -> Resul
     let env = |name: &str| identity.origin.raw_variable(name);
     let Identity { generation, slot, .. } = *identity;
     let generation = Generation { number: generation, slot, started: SystemTime::now(), env: &env };
-    let (document, plan) = document(source)
-        .and_then(|document| document.plan(&generation).map(|plan| (document, plan)))
-        .map_err(|errors| Refusal {
-            code: exit::CONFIG,
-            reason: secrets::hide(&format!(
-                "the configuration is invalid: {}{}",
-                errors.to_string().lines().next().unwrap_or_default(),
-                removed_directory(source).unwrap_or_default()
-            ))
-            .into_owned(),
-            message: no_configuration(source).unwrap_or_else(|| {
-                let hint = upstreams_file(source);
-                let removed = removed_directory(source).unwrap_or_default();
-                format!("the configuration is invalid; nothing was started{removed}\n{errors}{hint}")
-            }),
-        })?;
+    let invalid = |errors: config::Errors| Refusal {
+        code: exit::CONFIG,
+        reason: secrets::hide(&format!(
+            "the configuration is invalid: {}{}",
+            errors.to_string().lines().next().unwrap_or_default(),
+            removed_directory(source).unwrap_or_default()
+        ))
+        .into_owned(),
+        message: no_configuration(source).unwrap_or_else(|| {
+            let hint = upstreams_file(source);
+            let removed = removed_directory(source).unwrap_or_default();
+            format!("the configuration is invalid; nothing was started{removed}\n{errors}{hint}")
+        }),
+    };
+    let document = document(source).map_err(invalid)?;
+    let mut plan = document.plan(&generation).map_err(invalid)?;
+    let env_files = env_files(&plan);
+    if !env_files.is_empty() {
+        // Read again: a change since the look counts as one, and the child has none that was not seen.
+        plan = document.plan(&generation).map_err(invalid)?;
+    }
     if let Some(pidfile) = &plan.pidfile {
         let held = hello.and_then(|hello| hello.pidfile.clone()) == Some(text::lossy(pidfile));
         let from = if held { pidfile::TakenFrom::OtherGeneration } else { pidfile::TakenFrom::NoProcess };
@@ -269,7 +276,7 @@ fn prepare(source: &Source, identity: &Identity, hello: Option<&Hello>) -> Resul
         likely_outages(&plan, &document, || document.plan(&next).ok())
     };
     let text = Some(document.text()).filter(|text| text.len() <= LONGEST_TEXT).map(Into::into);
-    Ok(Prepared { plan, warnings, text })
+    Ok(Prepared { plan, env_files, warnings, text })
 }
 
 /// A hint that the directory was removed in which psflip looks up relative paths: psflip never leaves its
