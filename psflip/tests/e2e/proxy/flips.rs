@@ -114,7 +114,7 @@ fn the_old_child_is_spared_until_its_last_answer() {
     let mut slow = kept(&sandbox);
     answers(&mut slow);
     let mark = psflip.output().mark();
-    let answer = std::thread::spawn(move || (slow.get("/?delay=1500ms"), slow));
+    let answer = std::thread::spawn(move || (slow.get("/?delay=4s"), slow));
     wait_asked(&psflip, mark);
     let child = psflip.child();
     let old = psflip.request_flip();

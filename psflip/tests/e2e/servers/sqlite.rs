@@ -47,7 +47,7 @@ fn load_sqlite_with_an_exclusive_lock_loses_no_request_and_writes_each_once() {
         // As releases are deployed: each version is a file of its own, and stays where it is.
         let file = format!("version_{generation}.py");
         sandbox.write(&file, bad);
-        let timeout = if generation == 7 { "timeout = \"500ms\"" } else { "timeout = \"20s\"" };
+        let timeout = if generation == 7 { "timeout = \"2s\"" } else { "timeout = \"20s\"" };
         let text = config.replace("sqlite_app.py", &file);
         sandbox.write(EXAMPLE, text.replacen("timeout = \"20s\"", timeout, 1));
         let (succeeded, said) = run(sandbox, "upgrade");
