@@ -189,12 +189,12 @@ impl ServiceAddress {
     ) -> Result<Connection, Trouble> {
         if let Some((owner, _)) = &self.found {
             // The path of the socket leads through a descriptor of this process, so it says nothing.
-            return Connection::open_within(&self.socket, request, *owner, limit).map_err(|why| Trouble {
+            return Connection::open(&self.socket, request, *owner, limit).map_err(|why| Trouble {
                 code: if why.is_silent() { late } else { exit::FAILURE },
                 message: why.reason(),
             });
         }
-        Connection::open_within(&self.socket, request, None, limit).map_err(|why| {
+        Connection::open(&self.socket, request, None, limit).map_err(|why| {
             // A psflip that runs all the same was started without a socket, or its version has none.
             match self.running().filter(|_| why.is_absent()) {
                 _ if why.is_silent() => Trouble { message: why.to_string(), code: late },

@@ -65,20 +65,12 @@ pub enum Next {
 impl Connection {
     /// Connects and sends the request. A server is trusted only if it runs as root, as this user,
     /// or as the owner of the socket's directory: in a directory where every user may write,
-    /// every user can create such a socket.
+    /// every user can create such a socket. With `owner`, only if it runs as that user as well.
+    /// Waits at most `limit` for a psflip that takes no clients, and never longer than 10 s.
     ///
     /// # Errors
     /// There is no server, this user may not send requests, or the server is not trusted.
-    pub fn open(path: &Path, request: ControlRequest) -> Result<Self, Unreachable> {
-        Self::open_within(path, request, None, None)
-    }
-
-    /// As [`Connection::open`], and only if `owner` is the server's user. Waits at most this long for a psflip
-    /// that takes no clients, and never longer than 10 s.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn open_within(
+    pub fn open(
         path: &Path,
         request: ControlRequest,
         owner: Option<u32>,
@@ -347,7 +339,7 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     fn refusal(path: &Path) -> String {
-        Connection::open(path, ControlRequest::Status).unwrap_err().to_string()
+        Connection::open(path, ControlRequest::Status, None, None).unwrap_err().to_string()
     }
 
     #[test]
@@ -403,7 +395,8 @@ mod tests {
         let path = folder.path().join("a.sock");
         let listener = UnixListener::bind(&path).unwrap();
         let mut connection =
-            Connection::open(&path, ControlRequest::Follow { upgrade: 6, end_draining: false }).unwrap();
+            Connection::open(&path, ControlRequest::Follow { upgrade: 6, end_draining: false }, None, None)
+                .unwrap();
         let (mut server, _) = listener.accept().unwrap();
         let mut request = [0; 100];
         let length = server.read(&mut request).unwrap();
