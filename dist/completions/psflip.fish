@@ -251,7 +251,7 @@ complete -c psflip -n "__fish_psflip_using_subcommand list" -l json -d 'Print a 
 complete -c psflip -n "__fish_psflip_using_subcommand list" -s h -l help -d 'Print help'
 complete -c psflip -n "__fish_psflip_using_subcommand metrics" -s c -l config -d 'The configuration that the service was started with: it says where the control socket is' -r -F
 complete -c psflip -n "__fish_psflip_using_subcommand metrics" -l socket -d 'The path of the control socket, instead of a configuration' -r -F
-complete -c psflip -n "__fish_psflip_using_subcommand metrics" -l listen -d 'Serve the metrics by HTTP at this address, such as 127.0.0.1:9945, until a signal ends it' -r -f
+complete -c psflip -n "__fish_psflip_using_subcommand metrics" -l listen -d 'Serve the metrics by HTTP at this address, such as 127.0.0.1:9945, until a signal stops it' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand metrics" -l timeout -d 'How long the psflips may take to answer' -r -f
 complete -c psflip -n "__fish_psflip_using_subcommand metrics" -l all -d 'All services that this user may ask, as `psflip list` finds them'
 complete -c psflip -n "__fish_psflip_using_subcommand metrics" -s h -l help -d 'Print help'

@@ -74,7 +74,8 @@ pub(super) fn upgrading(
                 Disarm(Timer::Grace),
             ];
             if matches!(child, Child::Runs | Child::GaveWay(_)) {
-                // Before anybody hears of the promotion: who connects after that reaches the new generation (T3).
+                // Before anybody hears of the promotion: who connects after that reaches the new generation
+                // (T3).
                 effects.push(Effect::Relay(RelayOrder::Leave));
             }
             effects.push(Effect::AnnounceSuccessor);
