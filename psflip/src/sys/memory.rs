@@ -57,8 +57,8 @@ fn drop_and_poll(
     }
     let no_mask: *const libc::sigset_t = std::ptr::null();
     // SAFETY: `fds` points to `count` elements that the caller lends, `timeout` is NULL or points to a value
-    // that the caller lends and the kernel writes to (ppoll(2), "C library/kernel differences"), and without a
-    // mask its size is ignored.
+    // that the caller lends and the kernel writes to (ppoll(2), "C library/kernel differences"), and without
+    // a mask its size is ignored.
     unsafe { libc::syscall(libc::SYS_ppoll, fds, count, timeout, no_mask, 0_usize) }
 }
 
