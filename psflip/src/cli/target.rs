@@ -179,8 +179,8 @@ impl ServiceAddress {
         self.request_within(request, None, exit::FAILURE)
     }
 
-    /// Connects and sends a request. `limit`: how long psflip may take to accept it, at most 10 s. `late`: the
-    /// exit code if it takes longer.
+    /// Connects and sends a request. `limit`: how long psflip may take to accept it, at most 10 s. `late`:
+    /// the exit code if it takes longer.
     pub(super) fn request_within(
         &self,
         request: ControlRequest,
