@@ -90,14 +90,16 @@ fn trace_upgrade(rig: &Rig, role: Role, options: &[&str], old: Process) {
                 ["-f", "-e", "trace=set_robust_list", "-e", "inject=set_robust_list:signal=SIGSTOP:when=1"];
             attach_to(rig, old, &stop);
             rig.psflip.request_flip();
-            go_on_with(rig, options);
+            go_on_with(rig, role, options);
         }
         Role::NewKeeper => {
             // A new psflip calls prctl(2) once, its keeper three times before it starts anything. The psflip
-            // is stopped once it has forked the keeper, since it would continue the keeper.
-            let stops = ["inject=prctl:signal=SIGSTOP:when=3", "inject=clone:signal=SIGSTOP:when=1"];
-            request_traced(rig, &["-f", "-e", "trace=prctl,clone", "-e", stops[0], "-e", stops[1]]);
-            go_on_with(rig, options);
+            // is stopped once it has forked the keeper, since it would continue the keeper: at pidfd_open(2)
+            // of the keeper, its third one. A signal at clone(2) itself would come before the fork, and this
+            // psflip would be taken for its keeper.
+            let stops = ["inject=prctl:signal=SIGSTOP:when=3", "inject=pidfd_open:signal=SIGSTOP:when=3"];
+            request_traced(rig, &["-f", "-e", "trace=prctl,pidfd_open", "-e", stops[0], "-e", stops[1]]);
+            go_on_with(rig, role, options);
         }
     }
 }
@@ -115,7 +117,7 @@ fn request_traced(rig: &Rig, options: &[&str]) {
 /// Waits until strace has stopped a process, then lets that process and its children continue with these
 /// options.
 #[track_caller]
-fn go_on_with(rig: &Rig, options: &[&str]) {
+fn go_on_with(rig: &Rig, role: Role, options: &[&str]) {
     let process = wait_until(Deadline::default(), "a process to be stopped by strace", || {
         let text = trace(&rig.sandbox.path(TRACE));
         let lines = text.lines().filter(|line| line.contains("stopped by SIGSTOP"));
@@ -124,6 +126,9 @@ fn go_on_with(rig: &Rig, options: &[&str]) {
         pids.filter_map(Process::find).find(|process| process.children().is_empty())
     });
     let parent = process.parent().filter(|parent| keepers_of(*parent).contains(&process));
+    if role == Role::NewKeeper {
+        assert!(parent.is_some(), "{process} is no keeper");
+    }
     end_strace(&rig.sandbox);
     wait_until(Deadline::default(), "a process to be stopped without strace", || {
         (process.state() == ProcessState::Stopped).then_some(())

@@ -44,6 +44,8 @@ macro_rules! steps {
             gone at_new_sent_ready "new Sent ready",
             all at_old_sending_acknowledge "old Sending acknowledge",
             all at_old_sent_acknowledge "old Sent acknowledge",
+            all at_old_before_announce_successor "old Before AnnounceSuccessor",
+            all at_old_after_announce_successor "old After AnnounceSuccessor",
             gone at_new_received_acknowledge "new Received acknowledge",
             gone at_new_before_run_hook_promoted "new Before RunHook(Promoted)",
             gone at_new_after_run_hook_promoted "new After RunHook(Promoted)",
