@@ -42,7 +42,8 @@ fn the_cost_of_killing_many_workers_is_linear() {
     strace.output().wait(Stream::Stderr, "attached");
     everything_ends_with_psflip(&sandbox, &psflip);
     let calls = sandbox.read("calls").lines().count();
-    assert!((WORKERS..12 * WORKERS).contains(&calls), "{calls} system calls for {WORKERS} workers");
+    // 9 to 13 for each worker, by how many are left at each look; one for each pair would be 90,000.
+    assert!((WORKERS..30 * WORKERS).contains(&calls), "{calls} system calls for {WORKERS} workers");
 }
 
 #[test]
