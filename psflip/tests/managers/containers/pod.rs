@@ -236,6 +236,19 @@ fn upgrade_in_place(site: &Site, checks: &[Vec<String>]) {
     assert_eq!(mounted(), good);
     write("stuck", "");
     assert_eq!(fs::read_dir(site.folder.join("temporary")).unwrap().count(), 0, "a temporary file is left");
+    // Those before a failed one keep the new release: the script says how to bring them back, and that does it.
+    write("new/app.py", &site.app("3"));
+    write("stuck", "two\n");
+    let stderr = fails(site, &format!("TRIES=1 {SCRIPT}"), "two has not got the new file");
+    probe.wait_tag("3");
+    write("stuck", "");
+    let back = "these pods serve the new release: one; to bring them back: ";
+    site.run(stderr.split_once(back).unwrap_or_else(|| panic!("{stderr}")).1);
+    assert_eq!(site.exec("pod", &["status", "--check"]).map(drop), Ok(()));
+    assert_eq!(mounted(), good);
+    fs::remove_dir_all(site.folder.join("temporary")).unwrap();
+    fs::create_dir(site.folder.join("temporary")).unwrap();
+    write("new/app.py", "import no_such_module\n");
     // The old release can't be put back: the script prints the command that does it.
     write("refused", &good);
     let stderr = fails(site, SCRIPT, "that failed, so run: ");
@@ -246,7 +259,7 @@ fn upgrade_in_place(site: &Site, checks: &[Vec<String>]) {
     probe.wait_requests(10);
     let report = probe.finish();
     report.assert_no_failures();
-    assert_eq!(report.by_tag.keys().collect::<Vec<_>>(), ["1", "2"], "{report}");
+    assert_eq!(report.by_tag.keys().collect::<Vec<_>>(), ["1", "2", "3"], "{report}");
 }
 
 /// Every health check succeeds all through the upgrades of two pods. The first one waits until they have been seen.
